@@ -1,0 +1,183 @@
+//! The registry: what events and attributes are declared, read from `schemas/` (Weaver `file_format: definition/2`).
+//!
+//! Owns: reading and validating the files, column names and types, evolution rules. Does not own: what a privacy
+//! level does to a value (`privacy`), nor how a column is laid down (`columns`, `table`).
+
+/// How much an attribute's value tells about a person. Ordered: a later level is stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PrivacyLevel {
+    /// May be shown to anyone.
+    Public,
+    /// About the business, not about a person.
+    Internal,
+    /// Identifies a person or device; stored only as a keyed pseudonym.
+    Pseudonymous,
+    /// Personal data; not stored.
+    Personal,
+    /// Secrets and special categories; can never be stored.
+    Sensitive,
+}
+
+/// What an event is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Category {
+    /// What users do with the product.
+    Product,
+    /// How the service fares.
+    Operational,
+    /// What concerns access and abuse.
+    Security,
+}
+
+/// A primitive type of OpenTelemetry's semantic conventions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Primitive {
+    /// UTF-8 text.
+    String,
+    /// Signed 64-bit integer.
+    Int,
+    /// 64-bit floating point.
+    Double,
+    /// True or false.
+    Boolean,
+}
+
+/// A declared attribute type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AttributeType {
+    /// `string`, `int`, `double`, `boolean`.
+    Scalar(Primitive),
+    /// `string[]` and its kin; stored as a JSON array in a string column.
+    Array(Primitive),
+    /// `any`; stored as JSON text.
+    Any,
+    /// `template[T]`: every key that starts with `<key>.`; stored as one JSON object in a string column.
+    Template(Box<AttributeType>),
+    /// A closed set of values. Each member is the text of its value (decimal for int enums).
+    Enum {
+        /// The type of the values: `String` or `Int`.
+        values: Primitive,
+        /// The allowed values.
+        members: Vec<String>,
+    },
+}
+
+/// The type of a table column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ColumnType {
+    /// UTF-8 text.
+    String,
+    /// Signed 64-bit integer.
+    Long,
+    /// 64-bit floating point.
+    Double,
+    /// True or false.
+    Boolean,
+    /// Microseconds since the Unix epoch, UTC.
+    Timestamp,
+}
+
+/// How an event's schema asks for an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// The event breaks its contract without it.
+    Required,
+    /// Everything weaker: `recommended`, `opt_in`, `conditionally_required`.
+    Optional,
+}
+
+/// A declared attribute.
+#[derive(Debug, Clone)]
+pub struct Attribute {
+    /// The key on the wire, e.g. `organisation.id`.
+    pub key: String,
+    /// The declared type.
+    pub ty: AttributeType,
+    /// The level of the definition; an event's ref may refine it.
+    pub privacy: PrivacyLevel,
+    /// One line for people.
+    pub brief: String,
+    /// Index into [`Registry::columns`]. Two attributes may share a column when they say so.
+    pub column: usize,
+}
+
+/// An attribute as one event uses it.
+#[derive(Debug, Clone)]
+pub struct EventAttribute {
+    /// Index into [`Registry::attributes`].
+    pub attribute: usize,
+    /// Whether the event needs it.
+    pub requirement: Requirement,
+    /// The level in force for this event.
+    pub privacy: PrivacyLevel,
+}
+
+/// A declared event.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The full event name.
+    pub name: String,
+    /// What it is for.
+    pub category: Category,
+    /// One line for people.
+    pub brief: String,
+    /// The attributes it may carry; each attribute once.
+    pub attributes: Vec<EventAttribute>,
+}
+
+/// A column that declared attributes fill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttributeColumn {
+    /// The column's name, e.g. `organisation_id`.
+    pub name: String,
+    /// Its type. A pseudonymous attribute's column is always `String`.
+    pub ty: ColumnType,
+    /// The attribute keys that fill it, sorted; recorded in the column's doc.
+    pub keys: Vec<String>,
+    /// One line for people.
+    pub brief: String,
+    /// True where values are keyed pseudonyms: gets a bloom filter, and no bounds.
+    pub pseudonymous: bool,
+}
+
+/// Everything that is declared. Made only by [`Registry::load`].
+#[derive(Debug, Clone)]
+pub struct Registry {
+    attributes: Vec<Attribute>,
+    events: Vec<Event>,
+    columns: Vec<AttributeColumn>,
+    notices: Vec<String>,
+    version: String,
+}
+
+impl Registry {
+    /// The declared attributes, sorted by key.
+    #[must_use]
+    pub fn attributes(&self) -> &[Attribute] {
+        &self.attributes
+    }
+
+    /// The declared events, sorted by name.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// The columns that attributes fill, sorted by name.
+    #[must_use]
+    pub fn columns(&self) -> &[AttributeColumn] {
+        &self.columns
+    }
+
+    /// What was read but has no meaning for Esker, one sentence each.
+    #[must_use]
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// First 12 hex digits of the SHA-256 of everything above that decides what is stored.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
