@@ -1,1 +1,74 @@
-//! app
+//! Wiring: each command's parts, their start-up and shutdown order, and what is printed.
+//!
+//! Owns: commands, exit codes, the admin port. Does not own: any rule.
+
+use std::io::Write;
+
+use crate::config::ConfigError;
+use crate::registry::RegistryError;
+
+pub mod admin;
+pub mod check;
+pub mod explain;
+pub mod serve;
+pub mod startup;
+pub mod status;
+
+/// How a command prints its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The registry is wrong.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Anything else; the text says what to do.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
+
+impl AppError {
+    /// 2 where the user's files are wrong, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Registry(_) => 2,
+            Self::Failed(_) => 1,
+        }
+    }
+}
+
+/// Writes a command's final error to stderr.
+pub fn report(error: &AppError) {
+    // Nobody is left to tell where stderr is closed.
+    drop(writeln!(std::io::stderr(), "esker: {error}"));
+}
+
+/// Writes a command's answer to stdout.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `esker status | head` is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Runs a command's future on a small runtime.
+fn block_on<T>(future: impl Future<Output = Result<T, AppError>>) -> Result<T, AppError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| AppError::Failed(error.into()))?;
+    runtime.block_on(future)
+}

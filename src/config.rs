@@ -1,1 +1,215 @@
-//! config
+//! Configuration in two steps: what the file and the environment say (`raw`), then a [`Config`] of validated values.
+//!
+//! Owns: the keys, their defaults, their units, and the messages about them. Does not own: what a section means; each
+//! stage gets only its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+
+pub mod raw;
+
+use raw::RawConfig;
+
+/// The file that is read when `--config` is not given and it exists.
+pub const DEFAULT_FILE: &str = "esker.toml";
+
+/// Variables that start with this set keys; `__` separates levels (`ESKER_FLUSH__MAX_AGE`).
+pub const ENVIRONMENT_PREFIX: &str = "ESKER_";
+
+/// A configuration that was checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the WAL, the key and the embedded warehouse live.
+    pub data_dir: PathBuf,
+    /// The registry's folder.
+    pub schemas: PathBuf,
+    /// Listeners and their limits.
+    pub receive: ReceiveConfig,
+    /// The gate.
+    pub privacy: PrivacyConfig,
+    /// The write-ahead log.
+    pub wal: WalConfig,
+    /// The table.
+    pub table: TableConfig,
+    /// Triggers of a flush.
+    pub flush: FlushConfig,
+    /// How long a stop may take before it is cut short.
+    pub shutdown_grace: Duration,
+    /// `tracing` filter directives for stderr.
+    pub log_filter: String,
+}
+
+/// Section `receive`.
+#[derive(Debug, Clone)]
+pub struct ReceiveConfig {
+    /// OTLP/gRPC.
+    pub grpc: SocketAddr,
+    /// OTLP/HTTP.
+    pub http: SocketAddr,
+    /// Health, metrics, status.
+    pub admin: SocketAddr,
+    /// Where an event's name is found when it is in none of the standard places.
+    pub names: Vec<NameRule>,
+    /// Largest request, compressed and decompressed, bytes.
+    pub request_bytes_max: u64,
+    /// All requests in flight together, bytes.
+    pub memory_bytes_max: u64,
+    /// Connections per listener.
+    pub connections_max: usize,
+    /// How long a client may take to send a whole request.
+    pub request_time_max: Duration,
+}
+
+/// One entry of `receive.names`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameRule {
+    /// Applies to this instrumentation scope only; to all where absent.
+    pub scope: Option<String>,
+    /// Where the name is.
+    pub from: NameSource,
+}
+
+/// Where a producer keeps the event's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameSource {
+    /// In a string attribute with this key.
+    Attribute(String),
+    /// In the body, where it is a string.
+    Body,
+}
+
+/// Section `privacy`.
+#[derive(Debug, Clone)]
+pub struct PrivacyConfig {
+    /// Where the master key is.
+    pub key: SecretReference,
+    /// How far in the future an event may be dated.
+    pub future_max: Duration,
+    /// How old an event may be.
+    pub age_max: Duration,
+}
+
+/// Where a secret is; never the secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretReference {
+    /// `env:NAME`.
+    Environment(String),
+    /// `file:PATH`.
+    File(PathBuf),
+}
+
+/// Section `wal`.
+#[derive(Debug, Clone)]
+pub struct WalConfig {
+    /// Cap on the log's files, bytes.
+    pub bytes_max: u64,
+    /// Size of one file, bytes.
+    pub segment_bytes: u64,
+    /// True: damage is set aside and the rest goes on. False: start-up is refused.
+    pub set_damage_aside: bool,
+}
+
+/// Sections `table`, `catalog` and `storage`.
+#[derive(Debug, Clone)]
+pub struct TableConfig {
+    /// Location of the warehouse, a URL.
+    pub warehouse: String,
+    /// `namespace.table`.
+    pub name: String,
+}
+
+/// Section `flush`.
+#[derive(Debug, Clone, Copy)]
+pub struct FlushConfig {
+    /// Age of the oldest durable, uncommitted event that triggers a flush.
+    pub max_age: Duration,
+    /// Bytes in the WAL that trigger a flush; also the most that one commit takes.
+    pub max_bytes: u64,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file named by `--config` cannot be read.
+    #[error("configuration file {}: {source}; name a readable file with --config", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A key is unknown, or its value has the wrong type or unit.
+    #[error("{key} ({place}): {problem}")]
+    Key {
+        /// The key, dotted.
+        key: String,
+        /// Which file or variable it came from.
+        place: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads `file`, or `esker.toml` where it exists, then the environment over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the key, the problem and the fix.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some(path) = file {
+            std::fs::File::open(path)
+                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            figment = figment.merge(Toml::file_exact(path));
+        } else if Path::new(DEFAULT_FILE).exists() {
+            figment = figment.merge(Toml::file_exact(DEFAULT_FILE));
+        }
+        Self::from_figment(&figment.merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__")))
+    }
+
+    /// Reads TOML text alone, without the environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Self::from_figment(&Figment::new().merge(Toml::string(text)))
+    }
+
+    fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
+        let raw: RawConfig = figment.extract().map_err(key_error)?;
+        raw.validate()
+    }
+}
+
+/// Keeps the first problem: fixing it often fixes the rest.
+fn key_error(error: figment::Error) -> ConfigError {
+    let Some(first) = error.into_iter().next() else {
+        return ConfigError::Key {
+            key: "configuration".to_owned(),
+            place: "?".to_owned(),
+            problem: "unreadable".to_owned(),
+        };
+    };
+    let place = first.metadata.as_ref().map_or_else(
+        || "default".to_owned(),
+        |metadata| metadata.source.as_ref().map_or_else(|| metadata.name.to_string(), ToString::to_string),
+    );
+    let mut key = first.path.join(".");
+    // An unknown field carries its own name, not a path to it.
+    if let figment::error::Kind::UnknownField(name, _) = &first.kind
+        && first.path.last() != Some(name)
+    {
+        key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+    }
+    if key.is_empty() {
+        "configuration".clone_into(&mut key);
+    }
+    ConfigError::Key { key, place, problem: first.kind.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

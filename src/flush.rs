@@ -1,1 +1,277 @@
-//! flush
+//! The second half of the journey: durable rows -> data files -> one commit -> released WAL span.
+//!
+//! Owns: when to flush, how much one commit takes, and what to do when it fails. Does not own: how a file is written, how
+//! a commit is made sure of.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::accounting::Accounting;
+use crate::clock::{Clock, Ids};
+use crate::columns::Batch;
+use crate::datafile::{self, WrittenFile};
+use crate::table::{Table, TableError, WalClaim};
+use crate::wal::{Position, Wal, WalError};
+
+/// In-memory bytes of rows that one data file is made of. Sorting needs all of a file's rows at once, about three times
+/// this, so it bounds the process's memory whatever the load.
+pub const RUN_BYTES_MAX: usize = 32 << 20;
+
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// When to flush.
+#[derive(Debug, Clone, Copy)]
+pub struct FlushOptions {
+    /// Age of the oldest durable, uncommitted request.
+    pub max_age: Duration,
+    /// WAL bytes; also the most that one commit takes.
+    pub max_bytes: u64,
+}
+
+/// Why the flusher stopped for good; the process must stop too.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    /// The WAL cannot be read back.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// What the WAL holds is not what was written.
+    #[error("the WAL's frame {0} holds no readable rows: {1}")]
+    Payload(Position, String),
+    /// The table refuses this writer for ever.
+    #[error(transparent)]
+    Table(TableError),
+}
+
+/// What the flusher did so far; shown by the admin port.
+#[derive(Debug, Clone, Default)]
+pub struct FlushReport {
+    /// Confirmed commits.
+    pub commits: u64,
+    /// Attempts that ended in an error and will be repeated.
+    pub failures: u64,
+    /// When the last commit was confirmed, microseconds since the Unix epoch.
+    pub last_commit_micros: Option<i64>,
+    /// The last attempt's error, while it is not overcome.
+    pub trouble: Option<String>,
+}
+
+/// A shared, current [`FlushReport`].
+#[derive(Debug, Clone, Default)]
+pub struct FlushWatch(Arc<Mutex<FlushReport>>);
+
+impl FlushWatch {
+    /// The report now.
+    #[must_use]
+    pub fn report(&self) -> FlushReport {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut FlushReport)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Files that are uploaded and wait for their commit.
+#[derive(Debug)]
+struct Pending {
+    files: Vec<WrittenFile>,
+    claim: WalClaim,
+    rows: BTreeMap<String, u64>,
+    oldest_micros: i64,
+}
+
+/// Moves durable rows to the table. One per process.
+#[derive(Debug)]
+pub struct Flusher {
+    wal: Arc<Wal>,
+    table: Table,
+    accounting: Arc<Accounting>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    options: FlushOptions,
+    writer: Writer,
+    watch: FlushWatch,
+    committed: Position,
+    pending: Option<Pending>,
+}
+
+/// Who commits.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer {
+    /// The data directory's writer.
+    pub id: Uuid,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+impl Flusher {
+    /// A flusher that goes on after `committed`, the position that the table names.
+    #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "wiring: each is a part that the flusher alone brings together")]
+    pub fn new(
+        wal: Arc<Wal>,
+        table: Table,
+        accounting: Arc<Accounting>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+        options: FlushOptions,
+        writer: Writer,
+        committed: Position,
+    ) -> Self {
+        let watch = FlushWatch::default();
+        Self { wal, table, accounting, clock, ids, options, writer, watch, committed, pending: None }
+    }
+
+    /// What the flusher did so far.
+    #[must_use]
+    pub fn watch(&self) -> FlushWatch {
+        self.watch.clone()
+    }
+
+    /// Flushes as the triggers say until `stop`, then once more until the WAL is empty.
+    ///
+    /// # Errors
+    /// [`FlushError`]: the process must stop. Passing trouble (a store that cannot be reached) is retried instead.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), FlushError> {
+        let mut retry = RETRY_FIRST;
+        loop {
+            self.wait_until_due(&stop).await;
+            if stop.is_cancelled() && self.is_empty() {
+                return Ok(());
+            }
+            match self.flush().await {
+                Ok(()) => retry = RETRY_FIRST,
+                Err(FlushError::Table(error)) if error.is_transient() => {
+                    tracing::warn!(%error, retry_ms = retry.as_millis(), "the flush failed and will be repeated");
+                    self.watch.update(|report| {
+                        report.failures += 1;
+                        report.trouble = Some(error.to_string());
+                    });
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(RETRY_MAX);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pending.is_none() && self.wal.durable() <= self.committed
+    }
+
+    /// Returns when a flush is due: by age, by bytes, or because the service stops.
+    async fn wait_until_due(&self, stop: &CancellationToken) {
+        if self.pending.is_some() {
+            return;
+        }
+        let mut durable = self.wal.watch_durable();
+        let mut due: Option<Instant> = None;
+        loop {
+            let waiting = *durable.borrow_and_update() > self.committed;
+            if stop.is_cancelled() || (waiting && self.wal.unreleased_bytes() >= self.options.max_bytes) {
+                return;
+            }
+            if waiting {
+                // Measured from when this task saw the row: at most the time of the flush before it, later.
+                due.get_or_insert_with(|| Instant::now() + self.options.max_age);
+            }
+            let deadline = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = durable.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(deadline) => if waiting { return },
+            }
+        }
+    }
+
+    /// Writes what is durable now (at most `max_bytes`) as data files, commits them, and releases their span.
+    async fn flush(&mut self) -> Result<(), FlushError> {
+        let pending = match self.pending.take() {
+            Some(pending) => pending,
+            None => match self.write_files().await? {
+                Some(pending) => pending,
+                None => return Ok(()),
+            },
+        };
+        let summary = BTreeMap::from([(
+            "esker.rows-by-event".to_owned(),
+            serde_json::to_string(&pending.rows).unwrap_or_default(),
+        )]);
+        let outcome = self.table.append(pending.files.clone(), pending.claim.clone(), summary).await;
+        if let Err(error) = outcome {
+            // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again.
+            self.pending = Some(pending);
+            return Err(FlushError::Table(error));
+        }
+        self.released(pending)
+    }
+
+    /// The commit is confirmed: count its rows and let the WAL go.
+    fn released(&mut self, pending: Pending) -> Result<(), FlushError> {
+        let now = self.clock.now_micros();
+        let through = pending.claim.through;
+        self.accounting.committed(&pending.rows);
+        self.committed = through;
+        self.wal.release(through)?;
+        self.watch.update(|report| {
+            report.commits += 1;
+            report.last_commit_micros = Some(now);
+            report.trouble = None;
+        });
+        tracing::info!(
+            rows = pending.rows.values().sum::<u64>(),
+            files = pending.files.len(),
+            through = through.0,
+            oldest_age_ms = (now - pending.oldest_micros) / 1000,
+            "committed"
+        );
+        Ok(())
+    }
+
+    /// Reads the durable frames back and writes them as data files, a bounded run at a time.
+    async fn write_files(&self) -> Result<Option<Pending>, FlushError> {
+        let target = self.table.file_target();
+        let commit_id = self.ids.next_id();
+        let mut frames = self.wal.read(self.committed, self.options.max_bytes)?;
+        let mut files = Vec::new();
+        let mut rows = BTreeMap::new();
+        let (mut through, mut oldest_micros) = (self.committed, i64::MAX);
+        loop {
+            let mut run = Vec::new();
+            let mut run_bytes = 0;
+            while run_bytes < RUN_BYTES_MAX {
+                let Some(frame) = frames.next() else { break };
+                let frame = frame?;
+                through = frame.position;
+                oldest_micros = oldest_micros.min(frame.received_micros);
+                run_bytes += frame.payload.len();
+                let batch = Batch::from_ipc(frame.payload)
+                    .map_err(|error| FlushError::Payload(frame.position, error.to_string()))?;
+                batch.count_events(&mut rows);
+                run.push(batch.into_record_batch());
+            }
+            if run.is_empty() {
+                break;
+            }
+            let name = format!("{}-{}", commit_id.simple(), files.len());
+            files.extend(datafile::write(run, &target, &name).await.map_err(|e| FlushError::Table(e.into()))?);
+        }
+        if through == self.committed {
+            return Ok(None);
+        }
+        let claim = WalClaim {
+            writer_id: self.writer.id,
+            epoch: self.writer.epoch,
+            from: Position(self.committed.0 + 1),
+            through,
+            commit_id,
+        };
+        Ok(Some(Pending { files, claim, rows, oldest_micros }))
+    }
+}

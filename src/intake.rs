@@ -1,1 +1,152 @@
-//! intake
+//! The first half of the journey: request -> cleared events -> durable frame -> receipt.
+//!
+//! Owns: the order of the steps, and that a request which is already durable is answered without storing it again. Does not
+//! own: protocols (`receive`), rules (`privacy`), the table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::accounting::{Accounting, Delta};
+use crate::clock::Clock;
+use crate::columns::Encoder;
+use crate::privacy::{Gate, NoObserver};
+use crate::receive::decode::{NameFallback, RawEvents};
+use crate::receive::reply::{Receipt, Refusal, Sink};
+use crate::wal::{AppendError, Claim, NewFrame, RetryWindow, Wal};
+
+/// Requests up to this size are cleared on the task that received them; larger ones would keep its thread from other
+/// connections for milliseconds and go to the blocking pool.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Takes requests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Intake(Arc<Parts>);
+
+/// What the intake brings together.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where event names are found.
+    pub names: NameFallback,
+    /// The privacy gate.
+    pub gate: Gate,
+    /// Arrow encoding.
+    pub encoder: Encoder,
+    /// The log.
+    pub wal: Arc<Wal>,
+    /// Requests that were taken lately.
+    pub window: RetryWindow,
+    /// Event counts.
+    pub accounting: Arc<Accounting>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A request that passed the gate.
+struct Prepared {
+    digest: [u8; 16],
+    delta: Delta,
+    received_micros: i64,
+    /// None where nothing is left to store.
+    payload: Option<(u32, Bytes)>,
+}
+
+impl Intake {
+    /// Brings the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    async fn take(self, request: Bytes) -> Result<Receipt, Refusal> {
+        let prepared = if request.len() <= INLINE_BYTES_MAX {
+            self.0.prepare(&request)
+        } else {
+            let parts = Arc::clone(&self.0);
+            tokio::task::spawn_blocking(move || parts.prepare(&request)).await.map_err(|_| stopped())?
+        }?;
+        self.0.store(prepared).await
+    }
+}
+
+impl Sink for Intake {
+    async fn accept(&self, request: Bytes) -> Result<Receipt, Refusal> {
+        // A task of its own: a client that goes away must not leave a frame written but uncounted.
+        tokio::spawn(self.clone().take(request)).await.map_err(|_| stopped())?
+    }
+}
+
+impl Parts {
+    /// Decodes, clears and encodes. No I/O.
+    fn prepare(&self, request: &[u8]) -> Result<Prepared, Refusal> {
+        let received_micros = self.clock.now_micros();
+        let raw = RawEvents::decode(request, &self.names).map_err(|error| Refusal::Malformed(error.as_str()))?;
+        let cleared = self.gate.clear(&raw, received_micros, &mut NoObserver);
+        let payload = if cleared.is_empty() {
+            None
+        } else {
+            let batch = self.encoder.encode(&cleared, received_micros);
+            Some((batch.rows(), batch.to_ipc()))
+        };
+        Ok(Prepared {
+            digest: cleared.request_digest(),
+            delta: self.gate.delta(cleared.tally()),
+            received_micros,
+            payload,
+        })
+    }
+
+    /// Makes the rows durable, once.
+    async fn store(&self, prepared: Prepared) -> Result<Receipt, Refusal> {
+        let Prepared { digest, delta, received_micros, payload } = prepared;
+        let receipt = Receipt { rejected: delta.rejected(), message: delta.message() };
+        let Some((events, payload)) = payload else {
+            self.accounting.received(&delta);
+            return Ok(receipt);
+        };
+        let guard = loop {
+            match self.window.claim(digest, received_micros) {
+                Claim::New(guard) => break guard,
+                Claim::Durable => {
+                    self.accounting.received(&delta.into_duplicates());
+                    return Ok(receipt);
+                }
+                // The same request is being written: its fate is this one's fate, or this one's turn comes.
+                Claim::InFlight(settled) => settled.wait().await,
+            }
+        };
+        self.accounting.received(&delta);
+        match self.wal.append(NewFrame { digest, received_micros, events, payload }).await {
+            Ok(position) => {
+                guard.durable(position);
+                Ok(receipt)
+            }
+            Err(error) => {
+                drop(guard);
+                self.accounting.not_stored(&delta, "wal_unavailable");
+                Err(refusal(&error))
+            }
+        }
+    }
+}
+
+fn refusal(error: &AppendError) -> Refusal {
+    match error {
+        AppendError::Full => Refusal::Overloaded { limit: "wal.max_bytes", retry_after: RETRY_AFTER },
+        AppendError::NoSpace => {
+            Refusal::Unavailable { reason: "the disk of the data directory is full", retry_after: RETRY_AFTER }
+        }
+        AppendError::Poisoned => {
+            Refusal::Unavailable { reason: "the write-ahead log failed to sync", retry_after: RETRY_AFTER }
+        }
+        AppendError::Closed => stopped(),
+        AppendError::TooLarge { limit } => Refusal::TooLarge { limit: *limit },
+    }
+}
+
+fn stopped() -> Refusal {
+    Refusal::Unavailable { reason: "the service is stopping", retry_after: RETRY_AFTER }
+}

@@ -13,6 +13,7 @@ pub mod secret;
 pub mod registry;
 pub mod receive;
 pub mod privacy;
+pub mod accounting;
 pub mod columns;
 pub mod wal;
 pub mod intake;

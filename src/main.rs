@@ -1,2 +1,90 @@
-//! x
-fn main() {}
+//! The `esker` command: arguments in, exit code out.
+//!
+//! Owns: the command line's grammar and exit codes (0 done, 1 failed, 2 bad usage or configuration). Does not own: what a
+//! command does (`esker::app`).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use esker::app::{self, AppError, Format};
+use esker::config::Config;
+
+/// Warehouse-native loader for product events: OTLP in, a private and durable Apache Iceberg table out.
+#[derive(Debug, Parser)]
+#[command(name = "esker", version, after_help = "Example:\n  esker serve\n  esker --config esker.toml status --format json")]
+struct Arguments {
+    /// Configuration file (TOML). Without it: esker.toml if it is there, else the embedded default.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive events over OTLP and write them to the table until SIGTERM or Ctrl-C.
+    #[command(after_help = "Example:\n  esker serve\n  ESKER_FLUSH__MAX_AGE=1s esker --config esker.toml serve\n\n\
+        One JSON line with the bound addresses on stdout says that it is ready; everything else is logged on stderr.")]
+    Serve,
+    /// Check the configuration and the registry without touching the data directory or the table.
+    #[command(after_help = "Example:\n  esker check\n  esker --config esker.toml check --format json")]
+    Check {
+        /// How to print the answer.
+        #[arg(long, value_enum, default_value_t)]
+        format: OutputFormat,
+    },
+    /// Say what would happen to each event and attribute of an OTLP/JSON file, and why. Stores nothing.
+    #[command(after_help = "Example:\n  esker explain examples/request.json")]
+    Explain {
+        /// An ExportLogsServiceRequest in OTLP/JSON; `-` reads standard input.
+        file: PathBuf,
+        /// How to print the answer.
+        #[arg(long, value_enum, default_value_t)]
+        format: OutputFormat,
+    },
+    /// Show the table, its snapshots, files and rows, the WAL's backlog, and the counts per event.
+    #[command(after_help = "Example:\n  esker status\n  esker status --format json")]
+    Status {
+        /// How to print the answer.
+        #[arg(long, value_enum, default_value_t)]
+        format: OutputFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl From<OutputFormat> for Format {
+    fn from(format: OutputFormat) -> Self {
+        match format {
+            OutputFormat::Text => Self::Text,
+            OutputFormat::Json => Self::Json,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = Config::load(arguments.config.as_deref()).map_err(AppError::from).and_then(|config| {
+        match arguments.command {
+            Command::Serve => app::serve::command(config),
+            Command::Check { format } => app::check::command(&config, format.into()),
+            Command::Explain { file, format } => app::explain::command(&config, &file, format.into()),
+            Command::Status { format } => app::status::command(&config, format.into()),
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            app::report(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The load that the figures are measured on: 512 log records a request, 10 attributes each as a Flagsmith backend sends
+//! them, one of them pseudonymised and one dropped.
+//!
+//! Owns: making such requests, and making each one different from the last. Does not own: measuring.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench that cannot make its load must stop")]
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
+
+/// Log records in a request.
+pub const RECORDS: usize = 512;
+/// Distinct users, each a UUID that becomes a pseudonym.
+const USERS: u64 = 5_000;
+/// Records that share a trace, as the events of one backend request do.
+const RECORDS_PER_TRACE: usize = 4;
+
+const EVENTS: [&str; 5] = [
+    "workflows.change_request.committed",
+    "features.flag.updated",
+    "code_references.scan.created",
+    "onboarding.environment.first_evaluated",
+    "warehouse.delivery.completed",
+];
+
+/// A small, fast generator; the load must be the same in each run.
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Starts the sequence.
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// The next number (xorshift64*).
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+fn text(key: &str, value: impl Into<String>) -> KeyValue {
+    attribute(key, Value::StringValue(value.into()))
+}
+
+fn int(key: &str, value: u64) -> KeyValue {
+    attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+fn attribute(key: &str, value: Value) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..Default::default() }
+}
+
+fn record(random: &mut Random, time_unix_nano: u64, trace_id: Vec<u8>) -> LogRecord {
+    let event = EVENTS[usize::try_from(random.below(EVENTS.len() as u64)).unwrap_or(0)];
+    let user = random.below(USERS);
+    let organisation = random.below(400);
+    LogRecord {
+        time_unix_nano,
+        observed_time_unix_nano: time_unix_nano + 35_000,
+        severity_number: 9,
+        severity_text: "info".to_owned(),
+        body: Some(AnyValue {
+            value: Some(Value::StringValue(event.split_once('.').map_or(event, |(_, rest)| rest).to_owned())),
+        }),
+        event_name: event.to_owned(),
+        trace_id,
+        span_id: random.next().to_le_bytes().to_vec(),
+        flags: 1,
+        attributes: vec![
+            int("organisation.id", organisation),
+            int("project.id", organisation * 3 + random.below(3)),
+            int("environment.id", organisation * 9 + random.below(9)),
+            int("feature.id", random.below(20_000)),
+            int("feature_states.count", random.below(12)),
+            text("sdk.label", if random.below(3) == 0 { "flagsmith-js-sdk" } else { "flagsmith-python-sdk" }),
+            text("resource.type", if random.below(2) == 0 { "issue" } else { "merge_request" }),
+            text("amplitude.user_id", format!("7d4a7b1c-5f0e-4b61-9a3d-{user:012x}")),
+            text("user_agent", "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0"),
+            text("flagsmith.event", event),
+        ],
+        ..Default::default()
+    }
+}
+
+/// An encoded request whose times can be moved, so that the server meets it as a new one.
+#[derive(Debug)]
+pub struct Request {
+    /// The encoded `ExportLogsServiceRequest`.
+    pub body: Vec<u8>,
+    /// Where each record's `time_unix_nano` lies in `body`.
+    times: Vec<usize>,
+}
+
+impl Request {
+    /// One request, from `seed`, dated at `now_unix_nano` and the milliseconds after it.
+    pub fn new(seed: u64, now_unix_nano: u64) -> Self {
+        let body = encode(seed, now_unix_nano);
+        let mut from = 0;
+        let times = (0..RECORDS)
+            .map(|place| {
+                // Field 1 of a log record, fixed64.
+                let mut wanted = vec![0x09];
+                wanted.extend((now_unix_nano + place as u64 * 1_000_000).to_le_bytes());
+                let found = body[from..].windows(wanted.len()).position(|window| window == wanted);
+                from += found.expect("each record's time stands in the body") + wanted.len();
+                from - 8
+            })
+            .collect();
+        Self { body, times }
+    }
+
+    /// Moves each record's time by `nanos`.
+    pub fn renew(&mut self, nanos: u64) {
+        for at in &self.times {
+            let bytes = &mut self.body[*at..*at + 8];
+            let time = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+            bytes.copy_from_slice(&(time + nanos).to_le_bytes());
+        }
+    }
+}
+
+fn encode(seed: u64, now_unix_nano: u64) -> Vec<u8> {
+    let mut random = Random::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut trace_id = Vec::new();
+    let log_records = (0..RECORDS)
+        .map(|place| {
+            if place % RECORDS_PER_TRACE == 0 {
+                trace_id = [random.next().to_le_bytes(), random.next().to_le_bytes()].concat();
+            }
+            record(&mut random, now_unix_nano + place as u64 * 1_000_000, trace_id.clone())
+        })
+        .collect();
+    let resource = Resource {
+        attributes: vec![
+            text("telemetry.sdk.language", "python"),
+            text("telemetry.sdk.name", "opentelemetry"),
+            text("telemetry.sdk.version", "1.40.0"),
+            text("service.name", "flagsmith-api"),
+        ],
+        ..Default::default()
+    };
+    let scope = InstrumentationScope {
+        name: "common.core.otel".to_owned(),
+        version: "3.16.0".to_owned(),
+        ..Default::default()
+    };
+    let scope_logs = vec![ScopeLogs { scope: Some(scope), log_records, ..Default::default() }];
+    let resource_logs = vec![ResourceLogs { resource: Some(resource), scope_logs, ..Default::default() }];
+    ExportLogsServiceRequest { resource_logs }.encode_to_vec()
+}

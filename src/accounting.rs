@@ -1,0 +1,256 @@
+//! Where every received event is: received = committed + quarantined + dropped + rejected + in flight, per event name,
+//! at all times.
+//!
+//! Owns: the counts, changed only in steps that keep the equation. Does not own: how they are shown (`telemetry`, `app`).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::registry::Registry;
+
+/// The name under which records of undeclared events are counted. Their own names may carry values.
+pub const UNDECLARED: &str = "(undeclared)";
+/// The name under which records without an event name are counted.
+pub const UNNAMED: &str = "(unnamed)";
+
+/// The counts of one event name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCounts {
+    /// Records that arrived in requests whose fate is decided or being decided, and rows found in the WAL at start.
+    pub received: u64,
+    /// Rows that a confirmed commit holds.
+    pub committed: u64,
+    /// Events set aside for breaking their contract.
+    pub quarantined: u64,
+    /// Records that the policy does not store, and repetitions of what is stored already.
+    pub dropped: u64,
+    /// Records refused; the client was told.
+    pub rejected: u64,
+    /// Rows on their way: being written to the WAL, or in it and not committed.
+    pub in_flight: u64,
+    /// `dropped` by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub dropped_by: BTreeMap<String, u64>,
+    /// `rejected` by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub rejected_by: BTreeMap<String, u64>,
+}
+
+/// All counts at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// By event name. Names that never arrived are absent.
+    pub events: BTreeMap<String, EventCounts>,
+    /// What became of attributes, by outcome.
+    pub attributes: BTreeMap<String, u64>,
+}
+
+/// What one request adds, by event. `privacy`'s tally is turned into it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// (name, rows to be stored, dropped by reason, rejected by reason).
+    pub events: Vec<EventDelta>,
+    /// (outcome, count).
+    pub attributes: Vec<(&'static str, u64)>,
+}
+
+/// One event's part of a [`Delta`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventDelta {
+    /// A declared name, [`UNDECLARED`] or [`UNNAMED`].
+    pub name: String,
+    /// Rows to be stored.
+    pub cleared: u64,
+    /// Not stored, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Refused, by reason.
+    pub rejected: Vec<(&'static str, u64)>,
+}
+
+/// The counts of this process.
+#[derive(Debug, Default)]
+pub struct Accounting {
+    counts: Mutex<Counts>,
+}
+
+impl Accounting {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A request's events were decided on; its cleared rows are now in flight.
+    pub fn received(&self, delta: &Delta) {
+        let mut counts = self.lock();
+        for event in &delta.events {
+            let entry = counts.events.entry(event.name.clone()).or_default();
+            entry.in_flight += event.cleared;
+            let mut received = event.cleared;
+            for (reason, count) in &event.dropped {
+                entry.dropped += count;
+                *entry.dropped_by.entry((*reason).to_owned()).or_default() += count;
+                received += count;
+            }
+            for (reason, count) in &event.rejected {
+                entry.rejected += count;
+                *entry.rejected_by.entry((*reason).to_owned()).or_default() += count;
+                received += count;
+            }
+            entry.received += received;
+        }
+        for (outcome, count) in &delta.attributes {
+            *counts.attributes.entry((*outcome).to_owned()).or_default() += count;
+        }
+    }
+
+    /// The cleared rows of a request that was counted are not stored after all: the client was told to send again.
+    pub fn not_stored(&self, delta: &Delta, reason: &'static str) {
+        let mut counts = self.lock();
+        for event in delta.events.iter().filter(|event| event.cleared > 0) {
+            let entry = counts.events.entry(event.name.clone()).or_default();
+            entry.in_flight = entry.in_flight.saturating_sub(event.cleared);
+            entry.rejected += event.cleared;
+            *entry.rejected_by.entry(reason.to_owned()).or_default() += event.cleared;
+        }
+    }
+
+    /// Rows found in the WAL at start: received before, in flight again.
+    pub fn recovered(&self, rows: &BTreeMap<String, u64>) {
+        let mut counts = self.lock();
+        for (name, count) in rows {
+            let entry = counts.events.entry(name.clone()).or_default();
+            entry.received += count;
+            entry.in_flight += count;
+        }
+    }
+
+    /// A confirmed commit holds these rows.
+    pub fn committed(&self, rows: &BTreeMap<String, u64>) {
+        let mut counts = self.lock();
+        for (name, count) in rows {
+            let entry = counts.events.entry(name.clone()).or_default();
+            entry.in_flight = entry.in_flight.saturating_sub(*count);
+            entry.committed += count;
+        }
+    }
+
+    /// The counts now, as one consistent picture.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        // The counts are plain numbers, changed without a step that can panic: a poisoned lock still guards a true state.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Delta {
+    /// The same records, none of them stored because they are stored already.
+    #[must_use]
+    pub fn into_duplicates(mut self) -> Self {
+        for event in &mut self.events {
+            if event.cleared > 0 {
+                event.dropped.push(("duplicate_request", std::mem::take(&mut event.cleared)));
+            }
+        }
+        self
+    }
+
+    /// Records that the client is told of as rejected.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.events.iter().flat_map(|event| &event.rejected).map(|(_, count)| count).sum()
+    }
+
+    /// One sentence on the rejected records; empty where there are none. Holds reasons and numbers only.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let mut by_reason = BTreeMap::<&str, u64>::new();
+        for (reason, count) in self.events.iter().flat_map(|event| &event.rejected) {
+            *by_reason.entry(reason).or_default() += count;
+        }
+        if by_reason.is_empty() {
+            return String::new();
+        }
+        let parts: Vec<String> = by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        format!("log records rejected: {}; do not send them again as they are", parts.join(", "))
+    }
+}
+
+impl EventCounts {
+    /// Invariant 3 for this name.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.received == self.committed + self.quarantined + self.dropped + self.rejected + self.in_flight
+    }
+}
+
+/// The name under which the records of a registry's event are counted.
+#[must_use]
+pub fn event_name(registry: &Registry, event: usize) -> Option<&str> {
+    registry.events().get(event).map(|event| event.name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delta() -> Delta {
+        Delta {
+            events: vec![
+                EventDelta {
+                    name: "a.b".to_owned(),
+                    cleared: 5,
+                    dropped: vec![],
+                    rejected: vec![("time_out_of_range", 2)],
+                },
+                EventDelta {
+                    name: UNDECLARED.to_owned(),
+                    cleared: 0,
+                    dropped: vec![("undeclared_event", 3)],
+                    rejected: vec![],
+                },
+            ],
+            attributes: vec![("kept", 20)],
+        }
+    }
+
+    fn rows(count: u64) -> BTreeMap<String, u64> {
+        BTreeMap::from([("a.b".to_owned(), count)])
+    }
+
+    #[test]
+    fn every_step_keeps_the_equation() {
+        let accounting = Accounting::new();
+        let balanced = || accounting.counts().events.values().all(EventCounts::balances);
+        accounting.received(&delta());
+        assert!(balanced());
+        accounting.received(&delta());
+        accounting.not_stored(&delta(), "wal_full");
+        assert!(balanced());
+        accounting.received(&delta().into_duplicates());
+        assert!(balanced());
+        accounting.recovered(&rows(7));
+        accounting.committed(&rows(12));
+        assert!(balanced());
+        let counts = accounting.counts().events.remove("a.b").unwrap();
+        assert_eq!((counts.received, counts.committed, counts.in_flight), (28, 12, 0));
+        assert_eq!((counts.dropped, counts.rejected), (5, 11));
+        assert_eq!(counts.rejected_by["wal_full"], 5);
+    }
+
+    #[test]
+    fn the_message_names_reasons_and_numbers_only() {
+        assert_eq!(
+            delta().message(),
+            "log records rejected: 2 time_out_of_range; do not send them again as they are"
+        );
+        assert_eq!(delta().rejected(), 2);
+        assert_eq!(Delta::default().message(), "");
+    }
+}

@@ -1,0 +1,232 @@
+//! The admin port: `/healthz`, `/readyz`, `/metrics`, `/status` (JSON) and a status page for people at `/`.
+//!
+//! Owns: what a running process tells of itself. Does not own: the numbers.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::accounting::{Accounting, Counts};
+use crate::flush::FlushWatch;
+use crate::receive::stats::ReceiveStats;
+use crate::telemetry::{self, Metric, Sample};
+use crate::wal::{Wal, WalStatus};
+
+/// What the admin port reads.
+#[derive(Debug, Clone)]
+pub struct AdminState {
+    /// Event counts.
+    pub accounting: Arc<Accounting>,
+    /// The log.
+    pub wal: Arc<Wal>,
+    /// The flusher's progress.
+    pub flush: FlushWatch,
+    /// The listeners' counts.
+    pub receive: Arc<ReceiveStats>,
+    /// Cancelled once the service stops taking requests.
+    pub stopping: CancellationToken,
+    /// Registry and treatments in force.
+    pub policy_version: Arc<str>,
+}
+
+/// What a running process tells `esker status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LiveStatus {
+    /// Registry and treatments in force.
+    pub policy_version: String,
+    /// Confirmed commits of this process.
+    pub commits: u64,
+    /// Failed flushes of this process.
+    pub flush_failures: u64,
+    /// The last commit, RFC 3339.
+    pub last_commit: Option<String>,
+    /// Why the last flush failed, while it is not overcome.
+    pub trouble: Option<String>,
+    /// The log.
+    pub wal: WalStatus,
+    /// Event counts of this process.
+    pub counts: Counts,
+}
+
+/// Serves the admin port until `stop`.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationToken) -> io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/status", get(async |State(state): State<AdminState>| Json(live(&state))))
+        .route("/", get(page))
+        .with_state(state);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Ready means: a request sent now would be stored.
+async fn ready(State(state): State<AdminState>) -> Response {
+    let problem = if state.stopping.is_cancelled() {
+        Some("stopping")
+    } else if state.wal.is_poisoned() {
+        Some("the WAL failed to sync")
+    } else if state.wal.is_full() {
+        Some("the WAL is at its limit (wal.max_bytes)")
+    } else {
+        None
+    };
+    match problem {
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+        None if state.flush.report().trouble.is_some() => "ready, degraded: commits fail\n".into_response(),
+        None => "ready\n".into_response(),
+    }
+}
+
+fn live(state: &AdminState) -> LiveStatus {
+    let report = state.flush.report();
+    LiveStatus {
+        policy_version: state.policy_version.to_string(),
+        commits: report.commits,
+        flush_failures: report.failures,
+        last_commit: report.last_commit_micros.map(rfc3339),
+        trouble: report.trouble,
+        wal: state.wal.status(),
+        counts: state.accounting.counts(),
+    }
+}
+
+/// Microseconds since the Unix epoch as RFC 3339 text.
+pub(super) fn rfc3339(micros: i64) -> String {
+    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| "?".to_owned(), |time| time.to_string())
+}
+
+async fn metrics(State(state): State<AdminState>) -> Response {
+    let live = live(&state);
+    let mut metrics = event_metrics(&live.counts);
+    metrics.extend(wal_metrics(&live.wal));
+    metrics.extend([
+        Metric::counter("esker_commits", "Confirmed commits.", live.commits),
+        Metric::counter("esker_flush_failures", "Flushes that failed and are repeated.", live.flush_failures),
+        Metric::gauge("esker_flush_trouble", "1 while commits fail.", f64::from(u8::from(live.trouble.is_some()))),
+    ]);
+    metrics.extend(request_metrics(&state.receive));
+    match telemetry::render(metrics) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+fn event_metrics(counts: &Counts) -> Vec<Metric> {
+    let mut totals = Vec::new();
+    let mut in_flight = Vec::new();
+    let mut reasons = Vec::new();
+    for (event, count) in &counts.events {
+        for (outcome, value) in [
+            ("received", count.received),
+            ("committed", count.committed),
+            ("quarantined", count.quarantined),
+            ("dropped", count.dropped),
+            ("rejected", count.rejected),
+        ] {
+            let labels = vec![("event", event.clone()), ("outcome", outcome.to_owned())];
+            totals.push(Sample { labels, value: telemetry::float(value) });
+        }
+        in_flight.push(Sample {
+            labels: vec![("event", event.clone())],
+            value: telemetry::float(count.in_flight),
+        });
+        for (outcome, by_reason) in [("dropped", &count.dropped_by), ("rejected", &count.rejected_by)] {
+            for (reason, value) in by_reason {
+                let labels = vec![
+                    ("event", event.clone()),
+                    ("outcome", outcome.to_owned()),
+                    ("reason", reason.clone()),
+                ];
+                reasons.push(Sample { labels, value: telemetry::float(*value) });
+            }
+        }
+    }
+    let attributes = counts.attributes.iter().map(|(outcome, value)| Sample {
+        labels: vec![("outcome", outcome.clone())],
+        value: telemetry::float(*value),
+    });
+    let metric = |name, help, counter, samples| Metric { name, help, counter, samples };
+    vec![
+        metric("esker_events", "Events by name and outcome.", true, totals),
+        metric("esker_events_in_flight", "Events received and not yet settled.", false, in_flight),
+        metric("esker_events_unstored", "Events dropped or rejected, by reason.", true, reasons),
+        metric("esker_attributes", "Attributes by what became of them.", true, attributes.collect()),
+    ]
+}
+
+fn wal_metrics(wal: &WalStatus) -> Vec<Metric> {
+    vec![
+        Metric::gauge("esker_wal_bytes", "Bytes of the WAL's files.", telemetry::float(wal.bytes)),
+        Metric::gauge(
+            "esker_wal_backlog_bytes",
+            "WAL bytes that no commit holds yet.",
+            telemetry::float(wal.backlog_bytes),
+        ),
+        Metric::gauge(
+            "esker_wal_backlog_frames",
+            "Requests that no commit holds yet.",
+            telemetry::float(wal.backlog_frames),
+        ),
+    ]
+}
+
+fn request_metrics(stats: &ReceiveStats) -> Vec<Metric> {
+    let samples = stats.snapshot().into_iter().map(|(protocol, outcome, count)| Sample {
+        labels: vec![("protocol", protocol.to_owned()), ("outcome", outcome.to_owned())],
+        value: telemetry::float(count),
+    });
+    vec![
+        Metric {
+            name: "esker_requests",
+            help: "Requests by protocol and outcome.",
+            counter: true,
+            samples: samples.collect(),
+        },
+        Metric::counter("esker_request_bytes", "Bytes of request bodies, decompressed.", stats.bytes()),
+    ]
+}
+
+/// The status page. Everything on it is a declared name, a reason or a number.
+async fn page(State(state): State<AdminState>) -> Html<String> {
+    let live = live(&state);
+    let mut rows = String::new();
+    for (name, count) in &live.counts.events {
+        drop(write!(
+            rows,
+            "<tr><th scope=row>{name}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            count.received, count.committed, count.quarantined, count.dropped, count.rejected, count.in_flight
+        ));
+    }
+    let trouble = live.trouble.as_deref().map_or_else(String::new, |text| {
+        format!("<p class=trouble><strong>Commits fail:</strong> {}</p>", escape(text))
+    });
+    let page = include_str!("admin/page.html")
+        .replace("{{policy}}", &escape(&live.policy_version))
+        .replace("{{commits}}", &live.commits.to_string())
+        .replace("{{last_commit}}", live.last_commit.as_deref().unwrap_or("none yet"))
+        .replace("{{backlog_frames}}", &live.wal.backlog_frames.to_string())
+        .replace("{{backlog_bytes}}", &bytesize::ByteSize(live.wal.backlog_bytes).to_string())
+        .replace("{{trouble}}", &trouble)
+        .replace("{{rows}}", &rows);
+    Html(page)
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

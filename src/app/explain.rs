@@ -1,0 +1,66 @@
+//! `esker explain FILE`: what would happen to each event and attribute of an OTLP/JSON file, and why.
+//!
+//! Owns: reading the file and printing. Does not own: the decisions: the same gate as in `serve` makes them.
+
+use std::fmt::Write as _;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::{AppError, Format, print, startup};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::privacy::Gate;
+use crate::privacy::explain::{ExplainedEvent, explain};
+use crate::receive::decode::RawEvents;
+use crate::receive::json;
+use crate::registry::Registry;
+use crate::secret::MasterKey;
+
+/// Explains the file. Stores nothing, and uses the data directory's key where there is one, so that the pseudonyms shown
+/// are those that would be stored.
+///
+/// # Errors
+/// Where the registry is wrong, or the file is not OTLP/JSON.
+pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppError> {
+    let registry = Arc::new(Registry::load(&config.schemas)?);
+    let request = read(file)?;
+    let request = json::to_protobuf(&request)
+        .with_context(|| format!("{}: not an ExportLogsServiceRequest in OTLP/JSON", file.display()))?;
+    let names = startup::name_fallback(&config.receive.names);
+    let raw = RawEvents::decode(&request, &names).map_err(anyhow::Error::from)?;
+    let key = key(config)?;
+    let gate = Gate::new(registry, &key, startup::gate_options(config));
+    let events = explain(&gate, &raw, SystemClock.now_micros());
+    let text = match format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&events).map_err(anyhow::Error::from)?),
+        Format::Text => text(&events),
+    };
+    print(&text)?;
+    Ok(())
+}
+
+/// The configured key, or a throw-away one before the first start.
+fn key(config: &Config) -> anyhow::Result<MasterKey> {
+    if startup::key_is_absent(config) { Ok(MasterKey::random()?) } else { startup::master_key(config, false) }
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input")?;
+        return Ok(bytes);
+    }
+    std::fs::read(file).with_context(|| file.display().to_string())
+}
+
+fn text(events: &[ExplainedEvent]) -> String {
+    let mut text = String::new();
+    for event in events {
+        // Writing to a String cannot fail.
+        drop(writeln!(text, "{event}"));
+    }
+    text
+}

@@ -1,0 +1,381 @@
+//! `esker serve`: start-up order, the ready line, and shutdown order.
+//!
+//! Owns: both orders. Start: registry, lock, key, table, WAL, listeners. Stop: listeners, requests in flight, WAL, last
+//! flush, under one grace period. Does not own: what any part does.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::admin::{self, AdminState};
+use super::{AppError, print, startup};
+use crate::accounting::Accounting;
+use crate::clock::{Clock, Ids, RandomIds, SystemClock};
+use crate::columns::{Batch, Encoder, Layout};
+use crate::config::Config;
+use crate::flush::{FlushError, FlushOptions, FlushWatch, Flusher, Writer};
+use crate::intake::{Intake, Parts};
+use crate::privacy::Gate;
+use crate::receive::budget::MemoryBudget;
+use crate::receive::stats::ReceiveStats;
+use crate::receive::{Limits, grpc, http};
+use crate::registry::Registry;
+use crate::table::{Table, TableOptions};
+use crate::telemetry;
+use crate::wal::{DataDir, Position, RetryWindow, Wal, WalOptions};
+
+/// The one line on stdout.
+#[derive(Debug, Serialize)]
+struct Ready {
+    event: &'static str,
+    pid: u32,
+    grpc: SocketAddr,
+    http: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// Runs the service until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// Where a part cannot start, or the service had to stop itself.
+pub fn command(config: Config) -> Result<(), AppError> {
+    telemetry::init_logs(&config.log_filter).map_err(anyhow::Error::from)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
+    runtime.block_on(run(config, signals()))
+}
+
+/// Resolves on SIGTERM or SIGINT.
+async fn signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("no signal handlers could be installed; only kill -9 will stop this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    }
+}
+
+/// Runs the service until `shutdown`.
+///
+/// # Errors
+/// As [`command`].
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    let service = Service::start(&config).await?;
+    service.announce()?;
+    service.supervise(shutdown, config.shutdown_grace).await
+}
+
+/// The running parts.
+struct Service {
+    wal: Arc<Wal>,
+    flusher: JoinHandle<Result<(), FlushError>>,
+    listeners: Vec<(&'static str, JoinHandle<std::io::Result<()>>)>,
+    admin: JoinHandle<std::io::Result<()>>,
+    ready: Ready,
+    stop_listeners: CancellationToken,
+    stop_flusher: CancellationToken,
+    stop_admin: CancellationToken,
+    /// Where the counts are left for `esker status` after the process ended.
+    counts: (Arc<Accounting>, std::path::PathBuf),
+    _data_dir: DataDir,
+}
+
+/// Sockets that are bound before anything is promised.
+struct Sockets {
+    grpc: TcpListener,
+    http: TcpListener,
+    admin: TcpListener,
+}
+
+impl Service {
+    async fn start(config: &Config) -> Result<Self, AppError> {
+        let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(RandomIds));
+        let registry = Arc::new(Registry::load(&config.schemas)?);
+        for notice in registry.notices() {
+            tracing::info!(notice, "registry");
+        }
+        let layout = Layout::new(&registry);
+        let data_dir = DataDir::open(&config.data_dir, ids.as_ref()).map_err(anyhow::Error::from)?;
+        let key = startup::master_key(config, data_dir.is_fresh())?;
+        let gate = Gate::new(Arc::clone(&registry), &key, startup::gate_options(config));
+        let policy_version: Arc<str> = gate.policy_version().into();
+        let table = open_table(config, &layout, &clock, &ids).await?;
+        let writer = Writer { id: data_dir.writer_id(), epoch: data_dir.epoch() };
+        let committed = table.writer_position(writer.id).map_or(Position(0), |(_, position)| position);
+        let sockets = Sockets::bind(config).await?;
+        let wal_options = wal_options(config);
+        let (wal, recovery) = Wal::open(&data_dir, wal_options, committed).map_err(anyhow::Error::from)?;
+        let wal = Arc::new(wal);
+        let accounting = Arc::new(Accounting::new());
+        recover_counts(&wal, committed, &accounting)?;
+        let window = RetryWindow::default();
+        window.seed(recovery.digests, clock.now_micros());
+        let options = FlushOptions { max_age: config.flush.max_age, max_bytes: config.flush.max_bytes };
+        let flusher = Flusher::new(
+            Arc::clone(&wal),
+            table,
+            Arc::clone(&accounting),
+            Arc::clone(&clock),
+            ids,
+            options,
+            writer,
+            committed,
+        );
+        let encoder = Encoder::new(layout, Arc::clone(&registry), &policy_version);
+        let names = startup::name_fallback(&config.receive.names);
+        let parts = Parts {
+            names,
+            gate,
+            encoder,
+            wal: Arc::clone(&wal),
+            window,
+            accounting: Arc::clone(&accounting),
+            clock,
+        };
+        let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
+        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, counts, policy_version, data_dir)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "wiring: the parts meet here and nowhere else")]
+    fn spawn(
+        config: &Config,
+        sockets: Sockets,
+        intake: Intake,
+        flusher: Flusher,
+        wal: Arc<Wal>,
+        counts: (Arc<Accounting>, std::path::PathBuf),
+        policy_version: Arc<str>,
+        data_dir: DataDir,
+    ) -> Result<Self, AppError> {
+        let (stop_listeners, stop_flusher, stop_admin) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let stats = Arc::new(ReceiveStats::default());
+        let limits = limits(config);
+        let budget = MemoryBudget::new(config.receive.memory_bytes_max);
+        let ready = sockets.ready()?;
+        let state = AdminState {
+            accounting: Arc::clone(&counts.0),
+            wal: Arc::clone(&wal),
+            flush: flusher.watch(),
+            receive: Arc::clone(&stats),
+            stopping: stop_listeners.clone(),
+            policy_version,
+        };
+        tokio::spawn(save_counts(counts.clone(), flusher.watch(), stop_admin.clone()));
+        let stop = || stop_listeners.clone().cancelled_owned();
+        let listeners = vec![
+            (
+                "grpc",
+                tokio::spawn(grpc::serve(
+                    sockets.grpc,
+                    intake.clone(),
+                    limits,
+                    budget.clone(),
+                    Arc::clone(&stats),
+                    stop(),
+                )),
+            ),
+            ("http", tokio::spawn(http::serve(sockets.http, intake, limits, budget, stats, stop()))),
+        ];
+        Ok(Self {
+            wal,
+            flusher: tokio::spawn(flusher.run(stop_flusher.clone())),
+            listeners,
+            admin: tokio::spawn(admin::serve(sockets.admin, state, stop_admin.clone())),
+            ready,
+            stop_listeners,
+            stop_flusher,
+            stop_admin,
+            counts,
+            _data_dir: data_dir,
+        })
+    }
+}
+
+impl Service {
+    /// Prints the ready line.
+    fn announce(&self) -> Result<(), AppError> {
+        let mut line = serde_json::to_string(&self.ready).map_err(anyhow::Error::from)?;
+        line.push('\n');
+        print(&line)?;
+        tracing::info!(grpc = %self.ready.grpc, http = %self.ready.http, admin = %self.ready.admin, "ready");
+        Ok(())
+    }
+
+    /// Waits for `shutdown`, or for a part that cannot go on, and stops everything in order.
+    async fn supervise(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        grace: Duration,
+    ) -> Result<(), AppError> {
+        let failure = tokio::select! {
+            () = shutdown => None,
+            reason = self.wal.halted() => Some(anyhow!("{reason}; nothing more was acknowledged; the process stops")),
+            ended = &mut self.flusher => Some(ended_early("flusher", ended)),
+            ended = first_to_end(&mut self.listeners) => Some(ended),
+            ended = &mut self.admin => Some(ended_early("admin port", ended)),
+        };
+        if let Some(failure) = failure {
+            tracing::error!(error = format!("{failure:#}"), "stopping after a failure");
+            self.stop_listeners.cancel();
+            save(&self.counts);
+            return Err(failure.into());
+        }
+        self.stop(grace).await
+    }
+
+    /// Stop accepting, drain, sync, flush, commit; says which step the grace period cut short.
+    async fn stop(self, grace: Duration) -> Result<(), AppError> {
+        let deadline = tokio::time::Instant::now() + grace;
+        let within = |step: &'static str| {
+            move |_| anyhow!("shutdown.grace ({grace:?}) ended while {step}; what was acknowledged is in the WAL and will be committed at the next start")
+        };
+        self.stop_listeners.cancel();
+        for (name, listener) in self.listeners {
+            let ended = tokio::time::timeout_at(deadline, listener)
+                .await
+                .map_err(within("requests were being drained"))?;
+            ended.context("listener task").and_then(|outcome| outcome.context(name))?;
+        }
+        self.stop_flusher.cancel();
+        let flushed = tokio::time::timeout_at(deadline, self.flusher)
+            .await
+            .map_err(within("the last rows were being committed"))?;
+        flushed.context("flusher task")?.map_err(anyhow::Error::from)?;
+        self.wal.close().await.map_err(anyhow::Error::from)?;
+        save(&self.counts);
+        self.stop_admin.cancel();
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn ended_early<E>(part: &str, ended: Result<Result<(), E>, tokio::task::JoinError>) -> anyhow::Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    match ended {
+        Ok(Ok(())) => anyhow!("the {part} ended by itself"),
+        Ok(Err(error)) => anyhow::Error::new(error).context(format!("the {part} stopped")),
+        Err(error) => anyhow::Error::new(error).context(format!("the {part} broke")),
+    }
+}
+
+async fn first_to_end(listeners: &mut [(&'static str, JoinHandle<std::io::Result<()>>)]) -> anyhow::Error {
+    let waits = listeners.iter_mut().map(|(name, task)| {
+        Box::pin(async move {
+            let ended = task.await;
+            ended_early(name, ended)
+        })
+    });
+    futures::future::select_all(waits).await.0
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> Result<Self, AppError> {
+        let receive = &config.receive;
+        Ok(Self {
+            grpc: bind("receive.grpc", receive.grpc).await?,
+            http: bind("receive.http", receive.http).await?,
+            admin: bind("receive.admin", receive.admin).await?,
+        })
+    }
+
+    fn ready(&self) -> Result<Ready, AppError> {
+        let address = |socket: &TcpListener| socket.local_addr().map_err(anyhow::Error::from);
+        Ok(Ready {
+            event: "ready",
+            pid: std::process::id(),
+            grpc: address(&self.grpc)?,
+            http: address(&self.http)?,
+            admin: address(&self.admin)?,
+        })
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{key} = \"{address}\" cannot be bound; choose another address, or port 0 for any free port")
+    })
+}
+
+async fn open_table(
+    config: &Config,
+    layout: &Layout,
+    clock: &Arc<dyn Clock>,
+    ids: &Arc<dyn Ids>,
+) -> anyhow::Result<Table> {
+    let options =
+        TableOptions { warehouse: config.table.warehouse.clone(), name: config.table.name.clone() };
+    Ok(Table::open_or_create(options, layout.columns(), Arc::clone(clock), Arc::clone(ids)).await?)
+}
+
+fn wal_options(config: &Config) -> WalOptions {
+    WalOptions {
+        bytes_max: config.wal.bytes_max,
+        segment_bytes: config.wal.segment_bytes,
+        set_damage_aside: config.wal.set_damage_aside,
+        ..WalOptions::default()
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        request_bytes_max: config.receive.request_bytes_max,
+        connections_max: config.receive.connections_max,
+        request_time_max: config.receive.request_time_max,
+        ..Limits::default()
+    }
+}
+
+/// Counts the rows that were durable before this start, by event name.
+fn recover_counts(wal: &Wal, committed: Position, accounting: &Accounting) -> anyhow::Result<()> {
+    let mut rows = BTreeMap::new();
+    for frame in wal.read(committed, u64::MAX)? {
+        let frame = frame?;
+        let batch = Batch::from_ipc(frame.payload)
+            .with_context(|| format!("the WAL's frame {} holds no readable rows", frame.position))?;
+        batch.count_events(&mut rows);
+    }
+    accounting.recovered(&rows);
+    Ok(())
+}
+
+/// Leaves the counts on disk after each commit, for `esker status` once this process is gone.
+async fn save_counts(
+    counts: (Arc<Accounting>, std::path::PathBuf),
+    flush: FlushWatch,
+    stop: CancellationToken,
+) {
+    let mut saved = 0;
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let commits = flush.report().commits;
+        if commits != saved {
+            saved = commits;
+            save(&counts);
+        }
+    }
+}
+
+fn save((accounting, path): &(Arc<Accounting>, std::path::PathBuf)) {
+    if let Err(error) = super::status::save_counts(path, &accounting.counts()) {
+        tracing::warn!(%error, path = %path.display(), "the counts could not be saved; esker status will lack them");
+    }
+}

@@ -1,0 +1,62 @@
+//! What several commands open the same way: the key, the table's settings, the policy.
+//!
+//! Owns: mapping the configuration's sections to each stage's options. Does not own: those options' meaning.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::config::{Config, NameRule, NameSource, SecretReference};
+use crate::privacy::GateOptions;
+use crate::receive::decode::{NameFallback, Rule, Source};
+use crate::secret::{self, MasterKey};
+
+/// The gate's options.
+pub(super) fn gate_options(config: &Config) -> GateOptions {
+    GateOptions {
+        future_max: config.privacy.future_max,
+        age_max: config.privacy.age_max,
+        ..GateOptions::default()
+    }
+}
+
+/// Where event names are found.
+pub(super) fn name_fallback(rules: &[NameRule]) -> NameFallback {
+    NameFallback::new(rules.iter().map(|rule| Rule {
+        scope: rule.scope.clone(),
+        source: match &rule.from {
+            NameSource::Attribute(key) => Source::Attribute(key.clone()),
+            NameSource::Body => Source::Body,
+        },
+    }))
+}
+
+/// Reads the master key. `fresh` data directories get one; others must have theirs, since without it the pseudonyms that
+/// are in the table could never be matched again.
+pub(super) fn master_key(config: &Config, fresh: bool) -> anyhow::Result<MasterKey> {
+    match &config.privacy.key {
+        SecretReference::Environment(name) => secret::environment(name)
+            .and_then(|text| MasterKey::from_text(&text))
+            .with_context(|| format!("privacy.key (env:{name})")),
+        SecretReference::File(path) if fresh && !path.exists() => {
+            create_parent(path)?;
+            MasterKey::create(path).with_context(|| format!("privacy.key (file:{})", path.display()))
+        }
+        SecretReference::File(path) => MasterKey::load(path).with_context(|| {
+            format!(
+                "privacy.key (file:{}): the data directory {} was used with this key; restore it from a backup",
+                path.display(),
+                config.data_dir.display()
+            )
+        }),
+    }
+}
+
+fn create_parent(path: &Path) -> anyhow::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => {
+            std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,194 @@
+//! `esker status`: the table, the WAL's backlog, and where every event is.
+//!
+//! Owns: gathering it, from the running process where there is one, else from what it left. Does not own: the numbers.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+use super::admin::LiveStatus;
+use super::{AppError, Format, block_on, print};
+use crate::accounting::Counts;
+use crate::clock::{RandomIds, SystemClock};
+use crate::config::Config;
+use crate::table::{Table, TableOptions, TableStatus};
+use crate::wal::{self, WalStatus};
+
+/// The counts of the last run, in the data directory.
+pub const COUNTS_FILE: &str = "counts.json";
+/// Where a running process listens, in the data directory.
+pub const RUN_FILE: &str = "run.json";
+
+/// What a running process leaves in [`RUN_FILE`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunFile {
+    /// Its process id.
+    pub pid: u32,
+    /// Its admin address.
+    pub admin: SocketAddr,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    /// None where no table exists yet.
+    table: Option<TableStatus>,
+    wal: WalStatus,
+    /// The running process's view; None where none answers.
+    live: Option<LiveStatus>,
+    /// Counts of the running process, else those that the last one left.
+    counts: Counts,
+    /// `running`, `last run`, or `none`.
+    counts_of: &'static str,
+}
+
+/// Gathers and prints the status. Changes nothing.
+///
+/// # Errors
+/// Where the table or the data directory cannot be read.
+pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
+    let status = block_on(async { Ok(gather(config).await?) })?;
+    let text = match format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&status).map_err(anyhow::Error::from)?),
+        Format::Text => text(&status),
+    };
+    print(&text)?;
+    Ok(())
+}
+
+async fn gather(config: &Config) -> anyhow::Result<Status> {
+    let options =
+        TableOptions { warehouse: config.table.warehouse.clone(), name: config.table.name.clone() };
+    let table = Table::open(options, Arc::new(SystemClock), Arc::new(RandomIds)).await?;
+    let live = live(&config.data_dir).await;
+    let wal = match &live {
+        Some(live) => live.wal.clone(),
+        None => {
+            let committed = match (&table, wal::writer_id(&config.data_dir)?) {
+                (Some(table), Some(id)) => table.writer_position(id).map(|(_, position)| position),
+                _ => None,
+            };
+            wal::inspect(&config.data_dir, committed.unwrap_or_default())?
+        }
+    };
+    let (counts, counts_of) = match &live {
+        Some(live) => (live.counts.clone(), "running"),
+        None => match load_counts(&config.data_dir.join(COUNTS_FILE))? {
+            Some(counts) => (counts, "last run"),
+            None => (Counts::default(), "none"),
+        },
+    };
+    Ok(Status { table: table.map(|table| table.status()), wal, live, counts, counts_of })
+}
+
+/// Asks the process that serves from this data directory, if one answers.
+async fn live(data_dir: &Path) -> Option<LiveStatus> {
+    let text = std::fs::read_to_string(data_dir.join(RUN_FILE)).ok()?;
+    let run: RunFile = serde_json::from_str(&text).ok()?;
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
+    let answer = client.get(format!("http://{}/status", run.admin)).send().await.ok()?;
+    answer.error_for_status().ok()?.json().await.ok()
+}
+
+fn load_counts(path: &Path) -> anyhow::Result<Option<Counts>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Replaces the counts file at once, so that a reader never sees half of it.
+pub(super) fn save_counts(path: &Path, counts: &Counts) -> std::io::Result<()> {
+    replace(path, &serde_json::to_vec(counts)?)
+}
+
+/// Leaves where this process listens.
+pub(super) fn save_run(data_dir: &Path, run: &RunFile) -> std::io::Result<()> {
+    replace(&data_dir.join(RUN_FILE), &serde_json::to_vec(run)?)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let staged: PathBuf = path.with_extension("json.tmp");
+    std::fs::write(&staged, bytes)?;
+    std::fs::rename(&staged, path)
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    match &status.table {
+        Some(table) => {
+            drop(writeln!(text, "Table      {}", table.location));
+            drop(writeln!(
+                text,
+                "           {} rows in {} files ({}), {} snapshots, metadata version {}, {} columns",
+                table.rows,
+                table.data_files,
+                ByteSize(table.bytes),
+                table.snapshots,
+                table.metadata_version,
+                table.columns
+            ));
+        }
+        None => drop(writeln!(text, "Table      none yet; `esker serve` creates it")),
+    }
+    drop(writeln!(
+        text,
+        "WAL        {} in {} files; backlog {} requests ({})",
+        ByteSize(status.wal.bytes),
+        status.wal.segments,
+        status.wal.backlog_frames,
+        ByteSize(status.wal.backlog_bytes)
+    ));
+    match &status.live {
+        Some(live) => {
+            let last = live.last_commit.as_deref().unwrap_or("none yet");
+            drop(writeln!(text, "Process    running; {} commits, the last {last}", live.commits));
+            if let Some(trouble) = &live.trouble {
+                drop(writeln!(text, "           TROUBLE: {trouble}"));
+            }
+        }
+        None => drop(writeln!(text, "Process    not running")),
+    }
+    drop(writeln!(text, "\nEvents ({})", status.counts_of));
+    events(&mut text, &status.counts);
+    text
+}
+
+fn events(text: &mut String, counts: &Counts) {
+    let width = counts.events.keys().map(String::len).max().unwrap_or(5).max(5);
+    drop(writeln!(
+        text,
+        "{:width$}  {:>10} = {:>10} + {:>11} + {:>8} + {:>8} + {:>9}",
+        "event", "received", "committed", "quarantined", "dropped", "rejected", "in flight"
+    ));
+    for (name, count) in &counts.events {
+        drop(writeln!(
+            text,
+            "{name:width$}  {:>10} = {:>10} + {:>11} + {:>8} + {:>8} + {:>9}",
+            count.received,
+            count.committed,
+            count.quarantined,
+            count.dropped,
+            count.rejected,
+            count.in_flight
+        ));
+        for (what, by_reason) in [("dropped", &count.dropped_by), ("rejected", &count.rejected_by)] {
+            for (reason, number) in by_reason {
+                drop(writeln!(text, "{:width$}    {what}: {number} {reason}", ""));
+            }
+        }
+    }
+    if !counts.attributes.is_empty() {
+        drop(writeln!(text, "\nAttributes"));
+        for (outcome, number) in &counts.attributes {
+            drop(writeln!(text, "{number:>12} {outcome}"));
+        }
+    }
+}

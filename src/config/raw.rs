@@ -1,0 +1,386 @@
+//! What the configuration file may say, before it is checked.
+//!
+//! Owns: the spelling of keys, defaults and units. Does not own: the meaning of a value.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+use super::{
+    Config, ConfigError, FlushConfig, NameRule, NameSource, PrivacyConfig, ReceiveConfig, SecretReference,
+    TableConfig, WalConfig,
+};
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConfig {
+    data_dir: PathBuf,
+    schemas: PathBuf,
+    receive: RawReceive,
+    privacy: RawPrivacy,
+    wal: RawWal,
+    table: RawTable,
+    catalog: RawCatalog,
+    storage: BTreeMap<String, String>,
+    flush: RawFlush,
+    shutdown: RawShutdown,
+    log: RawLog,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawReceive {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    admin: SocketAddr,
+    names: Vec<RawNameRule>,
+    limits: RawLimits,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNameRule {
+    scope: Option<String>,
+    attribute: Option<String>,
+    #[serde(default)]
+    body: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLimits {
+    request_bytes: ByteSize,
+    memory: ByteSize,
+    connections: usize,
+    #[serde(with = "humantime_serde")]
+    request_time: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawPrivacy {
+    key: Option<String>,
+    #[serde(with = "humantime_serde")]
+    future_max: Duration,
+    #[serde(with = "humantime_serde")]
+    age_max: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawWal {
+    max_bytes: ByteSize,
+    segment_bytes: ByteSize,
+    on_damage: OnDamage,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OnDamage {
+    Refuse,
+    SetAside,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawTable {
+    warehouse: Option<String>,
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCatalog {
+    r#type: CatalogType,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CatalogType {
+    Files,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawFlush {
+    #[serde(with = "humantime_serde")]
+    max_age: Duration,
+    max_bytes: ByteSize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawShutdown {
+    #[serde(with = "humantime_serde")]
+    grace: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLog {
+    filter: String,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./esker-data"),
+            schemas: PathBuf::from("./schemas"),
+            receive: RawReceive::default(),
+            privacy: RawPrivacy::default(),
+            wal: RawWal::default(),
+            table: RawTable::default(),
+            catalog: RawCatalog::default(),
+            storage: BTreeMap::new(),
+            flush: RawFlush::default(),
+            shutdown: RawShutdown::default(),
+            log: RawLog::default(),
+        }
+    }
+}
+
+impl Default for RawReceive {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            grpc: local(4317),
+            http: local(4318),
+            admin: local(4319),
+            names: Vec::new(),
+            limits: RawLimits::default(),
+        }
+    }
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            request_bytes: ByteSize::mib(16),
+            memory: ByteSize::mib(64),
+            connections: 1024,
+            request_time: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for RawPrivacy {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        // Two years back covers a backfill; more would let one bad clock open thousands of partitions.
+        Self { key: None, future_max: DAY, age_max: DAY * 731 }
+    }
+}
+
+impl Default for RawWal {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize::gib(4), segment_bytes: ByteSize::mib(64), on_damage: OnDamage::Refuse }
+    }
+}
+
+impl Default for RawTable {
+    fn default() -> Self {
+        Self { warehouse: None, name: "product.events".to_owned() }
+    }
+}
+
+impl Default for RawCatalog {
+    fn default() -> Self {
+        Self { r#type: CatalogType::Files }
+    }
+}
+
+impl Default for RawFlush {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(30), max_bytes: ByteSize::mib(256) }
+    }
+}
+
+impl Default for RawShutdown {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(30) }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        Self { filter: "info".to_owned() }
+    }
+}
+
+impl RawConfig {
+    /// Checks every value on its own and against the others.
+    pub(super) fn validate(self) -> Result<Config, ConfigError> {
+        match self.catalog.r#type {
+            CatalogType::Files => {}
+        }
+        if let Some(key) = self.storage.keys().next() {
+            return Err(problem(
+                &format!("storage.{key}"),
+                "a file:// warehouse takes no storage properties; remove the key",
+            ));
+        }
+        let key = match &self.privacy.key {
+            None => SecretReference::File(self.data_dir.join("esker.key")),
+            Some(text) => secret_reference("privacy.key", text)?,
+        };
+        let warehouse = match self.table.warehouse {
+            None => format!("file://{}/warehouse", self.data_dir.display()),
+            Some(url) => warehouse(url)?,
+        };
+        Ok(Config {
+            receive: self.receive.validate()?,
+            privacy: PrivacyConfig {
+                key,
+                future_max: self.privacy.future_max,
+                age_max: at_least("privacy.age_max", self.privacy.age_max, Duration::from_secs(3600))?,
+            },
+            wal: self.wal.validate()?,
+            table: TableConfig { warehouse, name: table_name(self.table.name)? },
+            flush: FlushConfig {
+                max_age: at_least("flush.max_age", self.flush.max_age, Duration::from_millis(100))?,
+                max_bytes: bytes_within("flush.max_bytes", self.flush.max_bytes, ByteSize::mib(1), None)?,
+            },
+            shutdown_grace: at_least("shutdown.grace", self.shutdown.grace, Duration::from_secs(1))?,
+            log_filter: self.log.filter,
+            data_dir: self.data_dir,
+            schemas: self.schemas,
+        })
+    }
+}
+
+impl RawReceive {
+    fn validate(self) -> Result<ReceiveConfig, ConfigError> {
+        let names = self.names.into_iter().map(RawNameRule::validate).collect::<Result<_, _>>()?;
+        let largest = ByteSize::mib(256);
+        let request_bytes_max = bytes_within(
+            "receive.limits.request_bytes",
+            self.limits.request_bytes,
+            ByteSize::kib(64),
+            Some(largest),
+        )?;
+        let memory_bytes_max =
+            bytes_within("receive.limits.memory", self.limits.memory, ByteSize::mib(1), None)?;
+        if memory_bytes_max < request_bytes_max.saturating_mul(2) {
+            return Err(problem(
+                "receive.limits.memory",
+                "must be at least twice receive.limits.request_bytes: a request is held with what it decompresses to",
+            ));
+        }
+        if self.limits.connections == 0 {
+            return Err(problem("receive.limits.connections", "must be at least 1"));
+        }
+        Ok(ReceiveConfig {
+            grpc: self.grpc,
+            http: self.http,
+            admin: self.admin,
+            names,
+            request_bytes_max,
+            memory_bytes_max,
+            connections_max: self.limits.connections,
+            request_time_max: at_least(
+                "receive.limits.request_time",
+                self.limits.request_time,
+                Duration::from_secs(1),
+            )?,
+        })
+    }
+}
+
+impl RawNameRule {
+    fn validate(self) -> Result<NameRule, ConfigError> {
+        let from = match (self.attribute, self.body) {
+            (Some(key), false) if !key.is_empty() => NameSource::Attribute(key),
+            (None, true) => NameSource::Body,
+            _ => {
+                return Err(problem(
+                    "receive.names",
+                    "each entry needs either attribute = \"KEY\" or body = true",
+                ));
+            }
+        };
+        Ok(NameRule { scope: self.scope, from })
+    }
+}
+
+impl RawWal {
+    fn validate(self) -> Result<WalConfig, ConfigError> {
+        let segment_bytes = bytes_within(
+            "wal.segment_bytes",
+            self.segment_bytes,
+            ByteSize::mib(1),
+            Some(ByteSize::gib(1)),
+        )?;
+        let smallest = ByteSize::b(segment_bytes.saturating_mul(2));
+        Ok(WalConfig {
+            bytes_max: bytes_within("wal.max_bytes", self.max_bytes, smallest, None)?,
+            segment_bytes,
+            set_damage_aside: matches!(self.on_damage, OnDamage::SetAside),
+        })
+    }
+}
+
+fn problem(key: &str, problem: &str) -> ConfigError {
+    ConfigError::Key { key: key.to_owned(), place: "configuration".to_owned(), problem: problem.to_owned() }
+}
+
+fn at_least(key: &str, value: Duration, least: Duration) -> Result<Duration, ConfigError> {
+    if value >= least {
+        return Ok(value);
+    }
+    Err(problem(key, &format!("{value:?} is too short; the least is {least:?}")))
+}
+
+fn bytes_within(
+    key: &str,
+    value: ByteSize,
+    least: ByteSize,
+    most: Option<ByteSize>,
+) -> Result<u64, ConfigError> {
+    if value < least {
+        return Err(problem(key, &format!("{value} is too small; the least is {least}")));
+    }
+    match most {
+        Some(most) if value > most => {
+            Err(problem(key, &format!("{value} is too large; the most is {most}")))
+        }
+        _ => Ok(value.as_u64()),
+    }
+}
+
+fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigError> {
+    match text.split_once(':') {
+        Some(("env", name)) if !name.is_empty() => Ok(SecretReference::Environment(name.to_owned())),
+        Some(("file", path)) if !path.is_empty() => Ok(SecretReference::File(PathBuf::from(path))),
+        // The text may be the secret itself: it is not repeated.
+        _ => Err(problem(
+            key,
+            "a secret is given by reference, env:NAME or file:PATH, never by its value",
+        )),
+    }
+}
+
+fn warehouse(url: String) -> Result<String, ConfigError> {
+    if url.starts_with("file://") && url.len() > "file://".len() {
+        return Ok(url);
+    }
+    Err(problem("table.warehouse", "must be a file:// URL, for example file://./esker-data/warehouse"))
+}
+
+fn table_name(name: String) -> Result<String, ConfigError> {
+    let plain = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_lowercase())
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    match name.split_once('.') {
+        Some((namespace, table)) if plain(namespace) && plain(table) => Ok(name),
+        _ => Err(problem(
+            "table.name",
+            "must be NAMESPACE.TABLE in lower case letters, digits and _, for example product.events",
+        )),
+    }
+}
