@@ -8,12 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::privacy::tally::{AttributeOutcome, EventOutcome, SubjectTally, Tally, Verdict};
 use crate::registry::Registry;
-
-/// The name under which records of undeclared events are counted. Their own names may carry values.
-pub const UNDECLARED: &str = "(undeclared)";
-/// The name under which records without an event name are counted.
-pub const UNNAMED: &str = "(unnamed)";
 
 /// The counts of one event name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +43,7 @@ pub struct Counts {
     pub attributes: BTreeMap<String, u64>,
 }
 
-/// What one request adds, by event. `privacy`'s tally is turned into it.
+/// What one request adds, by event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
     /// (name, rows to be stored, dropped by reason, rejected by reason).
@@ -59,7 +55,7 @@ pub struct Delta {
 /// One event's part of a [`Delta`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventDelta {
-    /// A declared name, [`UNDECLARED`] or [`UNNAMED`].
+    /// A declared name, `(undeclared)` or `(unnamed)`; never a name from the wire.
     pub name: String,
     /// Rows to be stored.
     pub cleared: u64,
@@ -150,6 +146,17 @@ impl Accounting {
 }
 
 impl Delta {
+    /// What the gate decided on a request.
+    #[must_use]
+    pub fn of(tally: &Tally, registry: &Registry) -> Self {
+        let attributes = AttributeOutcome::ALL
+            .iter()
+            .map(|outcome| (outcome.as_str(), tally.attributes(*outcome)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        Self { events: tally.subjects().iter().map(|subject| EventDelta::of(subject, registry)).collect(), attributes }
+    }
+
     /// The same records, none of them stored because they are stored already.
     #[must_use]
     pub fn into_duplicates(mut self) -> Self {
@@ -182,18 +189,31 @@ impl Delta {
     }
 }
 
+impl EventDelta {
+    fn of(subject: &SubjectTally, registry: &Registry) -> Self {
+        let by_reason = |verdict: Verdict| {
+            EventOutcome::ALL
+                .iter()
+                .filter(|outcome| outcome.verdict() == verdict)
+                .map(|outcome| (outcome.as_str(), subject.events(*outcome)))
+                .filter(|(_, count)| *count > 0)
+                .collect()
+        };
+        Self {
+            name: subject.subject().name(registry).to_owned(),
+            cleared: subject.verdicts(Verdict::Cleared),
+            dropped: by_reason(Verdict::Dropped),
+            rejected: by_reason(Verdict::Rejected),
+        }
+    }
+}
+
 impl EventCounts {
     /// Invariant 3 for this name.
     #[must_use]
     pub fn balances(&self) -> bool {
         self.received == self.committed + self.quarantined + self.dropped + self.rejected + self.in_flight
     }
-}
-
-/// The name under which the records of a registry's event are counted.
-#[must_use]
-pub fn event_name(registry: &Registry, event: usize) -> Option<&str> {
-    registry.events().get(event).map(|event| event.name.as_str())
 }
 
 #[cfg(test)]
@@ -210,9 +230,9 @@ mod tests {
                     rejected: vec![("time_out_of_range", 2)],
                 },
                 EventDelta {
-                    name: UNDECLARED.to_owned(),
+                    name: "(undeclared)".to_owned(),
                     cleared: 0,
-                    dropped: vec![("undeclared_event", 3)],
+                    dropped: vec![("undeclared", 3)],
                     rejected: vec![],
                 },
             ],

@@ -13,14 +13,10 @@ use uuid::Uuid;
 
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids};
-use crate::columns::Batch;
-use crate::datafile::{self, WrittenFile};
+use crate::columns::{Batch, BatchError};
+use crate::datafile::{DataFileError, DataFileWriter, WrittenFile};
 use crate::table::{Table, TableError, WalClaim};
-use crate::wal::{Position, Wal, WalError};
-
-/// In-memory bytes of rows that one data file is made of. Sorting needs all of a file's rows at once, about three times
-/// this, so it bounds the process's memory whatever the load.
-pub const RUN_BYTES_MAX: usize = 32 << 20;
+use crate::wal::{ControlError, FrameReader, Position, ReadError, Wal};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -39,13 +35,27 @@ pub struct FlushOptions {
 pub enum FlushError {
     /// The WAL cannot be read back.
     #[error(transparent)]
-    Wal(#[from] WalError),
-    /// What the WAL holds is not what was written.
-    #[error("the WAL's frame {0} holds no readable rows: {1}")]
-    Payload(Position, String),
-    /// The table refuses this writer for ever.
+    Read(#[from] ReadError),
+    /// A committed span of the WAL cannot be released.
     #[error(transparent)]
-    Table(TableError),
+    Release(#[from] ControlError),
+    /// What the WAL holds is not what was written.
+    #[error("the WAL's frame {position} holds no readable rows")]
+    Payload {
+        /// Which frame.
+        position: Position,
+        /// What is wrong with it.
+        source: BatchError,
+    },
+    /// Rows could not be written as data files.
+    #[error(transparent)]
+    Files(#[from] DataFileError),
+    /// The table could not be committed to.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The thread that wrote data files ended.
+    #[error("the thread that writes data files ended: {0}")]
+    Interrupted(tokio::task::JoinError),
 }
 
 /// What the flusher did so far; shown by the admin port.
@@ -110,6 +120,18 @@ pub struct Writer {
     pub epoch: u64,
 }
 
+impl FlushError {
+    /// True where the same attempt may succeed later: a store or catalog that cannot be reached now.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Files(error) => error.is_retryable(),
+            Self::Table(error) => error.is_retryable(),
+            Self::Read(_) | Self::Release(_) | Self::Payload { .. } | Self::Interrupted(_) => false,
+        }
+    }
+}
+
 impl Flusher {
     /// A flusher that goes on after `committed`, the position that the table names.
     #[must_use]
@@ -147,7 +169,7 @@ impl Flusher {
             }
             match self.flush().await {
                 Ok(()) => retry = RETRY_FIRST,
-                Err(FlushError::Table(error)) if error.is_transient() => {
+                Err(error) if error.is_transient() => {
                     tracing::warn!(%error, retry_ms = retry.as_millis(), "the flush failed and will be repeated");
                     self.watch.update(|report| {
                         report.failures += 1;
@@ -207,7 +229,7 @@ impl Flusher {
         if let Err(error) = outcome {
             // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again.
             self.pending = Some(pending);
-            return Err(FlushError::Table(error));
+            return Err(error.into());
         }
         self.released(pending)
     }
@@ -234,44 +256,49 @@ impl Flusher {
         Ok(())
     }
 
-    /// Reads the durable frames back and writes them as data files, a bounded run at a time.
+    /// Reads the durable frames back and writes them as data files. Sorting and encoding take their time, so this runs on
+    /// a thread of its own and the listeners keep theirs.
     async fn write_files(&self) -> Result<Option<Pending>, FlushError> {
-        let target = self.table.file_target();
         let commit_id = self.ids.next_id();
-        let mut frames = self.wal.read(self.committed, self.options.max_bytes)?;
-        let mut files = Vec::new();
-        let mut rows = BTreeMap::new();
-        let (mut through, mut oldest_micros) = (self.committed, i64::MAX);
-        loop {
-            let mut run = Vec::new();
-            let mut run_bytes = 0;
-            while run_bytes < RUN_BYTES_MAX {
-                let Some(frame) = frames.next() else { break };
-                let frame = frame?;
-                through = frame.position;
-                oldest_micros = oldest_micros.min(frame.received_micros);
-                run_bytes += frame.payload.len();
-                let batch = Batch::from_ipc(frame.payload)
-                    .map_err(|error| FlushError::Payload(frame.position, error.to_string()))?;
-                batch.count_events(&mut rows);
-                run.push(batch.into_record_batch());
-            }
-            if run.is_empty() {
-                break;
-            }
-            let name = format!("{}-{}", commit_id.simple(), files.len());
-            files.extend(datafile::write(run, &target, &name).await.map_err(|e| FlushError::Table(e.into()))?);
-        }
-        if through == self.committed {
-            return Ok(None);
-        }
-        let claim = WalClaim {
-            writer_id: self.writer.id,
-            epoch: self.writer.epoch,
-            from: Position(self.committed.0 + 1),
-            through,
-            commit_id,
-        };
-        Ok(Some(Pending { files, claim, rows, oldest_micros }))
+        let target = self.table.file_target(commit_id);
+        let frames = self.wal.read(self.committed)?.with_bytes_max(self.options.max_bytes);
+        let (writer, committed) = (self.writer, self.committed);
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            runtime.block_on(write_frames(frames, DataFileWriter::new(target), writer, committed, commit_id))
+        })
+        .await
+        .map_err(FlushError::Interrupted)?
     }
+}
+
+async fn write_frames(
+    frames: FrameReader,
+    mut files: DataFileWriter,
+    writer: Writer,
+    committed: Position,
+    commit_id: Uuid,
+) -> Result<Option<Pending>, FlushError> {
+    let mut rows = BTreeMap::new();
+    let (mut through, mut oldest_micros) = (committed, i64::MAX);
+    for frame in frames {
+        let frame = frame?;
+        through = frame.position;
+        oldest_micros = oldest_micros.min(frame.received_micros);
+        let batch = Batch::from_ipc(frame.payload)
+            .map_err(|source| FlushError::Payload { position: frame.position, source })?;
+        batch.count_events(&mut rows);
+        files.push(batch.into_record_batch()).await?;
+    }
+    if through == committed {
+        return Ok(None);
+    }
+    let claim = WalClaim {
+        writer_id: writer.id,
+        epoch: writer.epoch,
+        from: Position(committed.0 + 1),
+        through,
+        commit_id,
+    };
+    Ok(Some(Pending { files: files.finish().await?, claim, rows, oldest_micros }))
 }

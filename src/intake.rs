@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::accounting::{Accounting, Delta};
 use crate::clock::Clock;
 use crate::columns::Encoder;
-use crate::privacy::{Gate, NoObserver};
+use crate::privacy::{Gate, Silent};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::reply::{Receipt, Refusal, Sink};
 use crate::wal::{AppendError, Claim, NewFrame, RetryWindow, Wal};
@@ -83,9 +83,9 @@ impl Parts {
     /// Decodes, clears and encodes. No I/O.
     fn prepare(&self, request: &[u8]) -> Result<Prepared, Refusal> {
         let received_micros = self.clock.now_micros();
-        let raw = RawEvents::decode(request, &self.names).map_err(|error| Refusal::Malformed(error.as_str()))?;
-        let cleared = self.gate.clear(&raw, received_micros, &mut NoObserver);
-        let payload = if cleared.is_empty() {
+        let raw = RawEvents::decode(request, &self.names).map_err(|error| Refusal::Malformed(error.reason()))?;
+        let cleared = self.gate.clear(&raw, received_micros, &mut Silent);
+        let payload = if cleared.events().is_empty() {
             None
         } else {
             let batch = self.encoder.encode(&cleared, received_micros);
@@ -93,7 +93,7 @@ impl Parts {
         };
         Ok(Prepared {
             digest: cleared.request_digest(),
-            delta: self.gate.delta(cleared.tally()),
+            delta: Delta::of(cleared.tally(), self.gate.registry()),
             received_micros,
             payload,
         })
@@ -115,7 +115,7 @@ impl Parts {
                     return Ok(receipt);
                 }
                 // The same request is being written: its fate is this one's fate, or this one's turn comes.
-                Claim::InFlight(settled) => settled.wait().await,
+                Claim::InFlight(other) => drop(other.settled().await),
             }
         };
         self.accounting.received(&delta);

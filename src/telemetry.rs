@@ -40,8 +40,8 @@ pub fn init_logs(directives: &str) -> Result<(), LogFilterError> {
 pub struct Sample {
     /// Label names and values.
     pub labels: Vec<(&'static str, String)>,
-    /// The value; whole numbers below 2^53 are exact.
-    pub value: f64,
+    /// The value.
+    pub value: u64,
 }
 
 /// One metric with its samples.
@@ -61,21 +61,14 @@ impl Metric {
     /// A counter without labels.
     #[must_use]
     pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
-        Self { name, help, counter: true, samples: vec![Sample { labels: vec![], value: float(value) }] }
+        Self { name, help, counter: true, samples: vec![Sample { labels: vec![], value }] }
     }
 
     /// A gauge without labels.
     #[must_use]
-    pub fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
         Self { name, help, counter: false, samples: vec![Sample { labels: vec![], value }] }
     }
-}
-
-/// A count as a sample's value.
-#[must_use]
-#[expect(clippy::cast_precision_loss, reason = "counts past 2^53 lose their last digit in any Prometheus server")]
-pub fn float(count: u64) -> f64 {
-    count as f64
 }
 
 /// Renders metrics in the OpenMetrics text format.
@@ -111,15 +104,13 @@ fn encode_sample(
     counter: bool,
     sample: &Sample,
 ) -> Result<(), std::fmt::Error> {
-    let encode = |encoder: MetricEncoder<'_>| {
-        if counter {
-            ConstCounter::new(sample.value).encode(encoder)
-        } else {
-            ConstGauge::new(sample.value).encode(encoder)
-        }
-    };
     let labels = Labels(&sample.labels);
-    encode(family.encode_family(&labels)?)
+    let encoder = family.encode_family(&labels)?;
+    if counter {
+        ConstCounter::new(sample.value).encode(encoder)
+    } else {
+        ConstGauge::new(i64::try_from(sample.value).unwrap_or(i64::MAX)).encode(encoder)
+    }
 }
 
 #[derive(Debug)]
@@ -143,14 +134,14 @@ mod tests {
 
     #[test]
     fn metrics_render_with_labels_and_escapes() {
-        let sample = Sample { labels: vec![("event", "a\"b".to_owned())], value: 3.0 };
+        let sample = Sample { labels: vec![("event", "a\"b".to_owned())], value: 3 };
         let text = render(vec![
             Metric { name: "esker_events", help: "Events.", counter: true, samples: vec![sample] },
-            Metric::gauge("esker_up", "Up.", 1.0),
+            Metric::gauge("esker_up", "Up.", 1),
         ])
         .unwrap();
-        assert!(text.contains("esker_events_total{event=\"a\\\"b\"} 3"), "{text}");
-        assert!(text.contains("esker_up 1"), "{text}");
+        assert!(text.contains("esker_events_total{event=\"a\\\"b\"} 3\n"), "{text}");
+        assert!(text.contains("esker_up{} 1\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
     }
 }

@@ -115,7 +115,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
     metrics.extend([
         Metric::counter("esker_commits", "Confirmed commits.", live.commits),
         Metric::counter("esker_flush_failures", "Flushes that failed and are repeated.", live.flush_failures),
-        Metric::gauge("esker_flush_trouble", "1 while commits fail.", f64::from(u8::from(live.trouble.is_some()))),
+        Metric::gauge("esker_flush_trouble", "1 while commits fail.", u64::from(live.trouble.is_some())),
     ]);
     metrics.extend(request_metrics(&state.receive));
     match telemetry::render(metrics) {
@@ -140,11 +140,11 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
             ("rejected", count.rejected),
         ] {
             let labels = vec![("event", event.clone()), ("outcome", outcome.to_owned())];
-            totals.push(Sample { labels, value: telemetry::float(value) });
+            totals.push(Sample { labels, value: value });
         }
         in_flight.push(Sample {
             labels: vec![("event", event.clone())],
-            value: telemetry::float(count.in_flight),
+            value: count.in_flight,
         });
         for (outcome, by_reason) in [("dropped", &count.dropped_by), ("rejected", &count.rejected_by)] {
             for (reason, value) in by_reason {
@@ -153,13 +153,13 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
                     ("outcome", outcome.to_owned()),
                     ("reason", reason.clone()),
                 ];
-                reasons.push(Sample { labels, value: telemetry::float(*value) });
+                reasons.push(Sample { labels, value: *value });
             }
         }
     }
     let attributes = counts.attributes.iter().map(|(outcome, value)| Sample {
         labels: vec![("outcome", outcome.clone())],
-        value: telemetry::float(*value),
+        value: *value,
     });
     let metric = |name, help, counter, samples| Metric { name, help, counter, samples };
     vec![
@@ -172,16 +172,16 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
 
 fn wal_metrics(wal: &WalStatus) -> Vec<Metric> {
     vec![
-        Metric::gauge("esker_wal_bytes", "Bytes of the WAL's files.", telemetry::float(wal.bytes)),
+        Metric::gauge("esker_wal_bytes", "Bytes of the WAL's files.", wal.bytes),
         Metric::gauge(
             "esker_wal_backlog_bytes",
             "WAL bytes that no commit holds yet.",
-            telemetry::float(wal.backlog_bytes),
+            wal.backlog_bytes,
         ),
         Metric::gauge(
             "esker_wal_backlog_frames",
             "Requests that no commit holds yet.",
-            telemetry::float(wal.backlog_frames),
+            wal.backlog_frames,
         ),
     ]
 }
@@ -189,7 +189,7 @@ fn wal_metrics(wal: &WalStatus) -> Vec<Metric> {
 fn request_metrics(stats: &ReceiveStats) -> Vec<Metric> {
     let samples = stats.snapshot().into_iter().map(|(protocol, outcome, count)| Sample {
         labels: vec![("protocol", protocol.to_owned()), ("outcome", outcome.to_owned())],
-        value: telemetry::float(count),
+        value: count,
     });
     vec![
         Metric {

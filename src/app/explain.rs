@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use super::{AppError, Format, print, startup};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, SecretReference};
 use crate::privacy::Gate;
 use crate::privacy::explain::{ExplainedEvent, explain};
 use crate::receive::decode::RawEvents;
@@ -42,9 +42,12 @@ pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppEr
     Ok(())
 }
 
-/// The configured key, or a throw-away one before the first start.
+/// The configured key, or a throw-away one before the first start has made it.
 fn key(config: &Config) -> anyhow::Result<MasterKey> {
-    if startup::key_is_absent(config) { Ok(MasterKey::random()?) } else { startup::master_key(config, false) }
+    match &config.privacy.key {
+        SecretReference::File(path) if !path.exists() => Ok(MasterKey::generate()?),
+        _ => startup::master_key(config, false),
+    }
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {

@@ -31,22 +31,23 @@ pub(super) fn name_fallback(rules: &[NameRule]) -> NameFallback {
     }))
 }
 
-/// Reads the master key. `fresh` data directories get one; others must have theirs, since without it the pseudonyms that
-/// are in the table could never be matched again.
+/// Reads the master key. A `fresh` data directory gets one; another must have its own, since without it the pseudonyms
+/// in the table could never be matched again.
 pub(super) fn master_key(config: &Config, fresh: bool) -> anyhow::Result<MasterKey> {
     match &config.privacy.key {
-        SecretReference::Environment(name) => secret::environment(name)
-            .and_then(|text| MasterKey::from_text(&text))
-            .with_context(|| format!("privacy.key (env:{name})")),
-        SecretReference::File(path) if fresh && !path.exists() => {
+        SecretReference::Environment(name) => {
+            let text = secret::environment(name).with_context(|| format!("privacy.key (env:{name})"))?;
+            MasterKey::from_env_value(&text).with_context(|| format!("privacy.key (env:{name})"))
+        }
+        SecretReference::File(path) if fresh => {
             create_parent(path)?;
-            MasterKey::create(path).with_context(|| format!("privacy.key (file:{})", path.display()))
+            Ok(MasterKey::load_or_create(path)?)
         }
         SecretReference::File(path) => MasterKey::load(path).with_context(|| {
             format!(
-                "privacy.key (file:{}): the data directory {} was used with this key; restore it from a backup",
-                path.display(),
-                config.data_dir.display()
+                "privacy.key: {} was used with the key in {}; restore that file from a backup",
+                config.data_dir.display(),
+                path.display()
             )
         }),
     }
