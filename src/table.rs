@@ -2,3 +2,237 @@
 //! the `iceberg` crate.
 //!
 //! Owns: storage by location, the catalogs, metadata, snapshots. Does not own: when to flush, what a file contains.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+mod catalog;
+mod commit;
+mod error;
+mod local;
+mod schema;
+mod snapshot;
+mod storage;
+
+#[cfg(test)]
+mod tests;
+
+use catalog::files::FilesCatalog;
+use catalog::{Catalog, CommitOutcome, Loaded};
+pub use commit::{Appended, WalClaim};
+pub use error::TableError;
+use storage::Warehouse;
+
+use crate::clock::{Clock, Ids};
+use crate::columns::TableColumn;
+use crate::datafile::{ColumnPolicy, FileTarget};
+use crate::wal::Position;
+
+/// Attempts to create or evolve the table while other writers do the same.
+const SET_UP_ATTEMPTS_MAX: u32 = 20;
+
+/// Which table.
+#[derive(Debug, Clone)]
+pub struct TableOptions {
+    /// The warehouse's location, `file://PATH`.
+    pub warehouse: String,
+    /// `namespace.table`.
+    pub name: String,
+}
+
+/// The table as `esker status` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct TableStatus {
+    /// Where it is.
+    pub location: String,
+    /// The number of the newest metadata file.
+    pub metadata_version: u64,
+    /// The current schema.
+    pub schema_id: i32,
+    /// Its columns.
+    pub columns: usize,
+    /// Snapshots that can be read.
+    pub snapshots: usize,
+    /// The newest, if there is one.
+    pub current_snapshot_id: Option<i64>,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub current_snapshot_ms: Option<i64>,
+    /// Live data files.
+    pub data_files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their size.
+    pub bytes: u64,
+}
+
+/// An open table.
+#[derive(Debug)]
+pub struct Table {
+    catalog: Arc<dyn Catalog>,
+    warehouse: Warehouse,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    columns: Vec<TableColumn>,
+    /// As last read.
+    loaded: Mutex<Loaded>,
+}
+
+impl Table {
+    /// Opens the table, making it or adding columns to it where it lacks them.
+    ///
+    /// # Errors
+    /// If the warehouse cannot be used, or the table was not made for Esker or holds other types than `columns`.
+    pub async fn open_or_create(
+        options: &TableOptions,
+        columns: &[TableColumn],
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Result<Self, TableError> {
+        let warehouse = Warehouse::open(&options.warehouse)?;
+        let catalog = FilesCatalog::new(&warehouse, &options.name);
+        warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await?;
+        Self::set_up(Arc::new(catalog), warehouse, &options.name, columns, clock, ids).await
+    }
+
+    async fn set_up(
+        catalog: Arc<dyn Catalog>,
+        warehouse: Warehouse,
+        name: &str,
+        columns: &[TableColumn],
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Result<Self, TableError> {
+        for _ in 0..SET_UP_ATTEMPTS_MAX {
+            let outcome = match catalog.load().await? {
+                None => catalog.create(schema::new_table(catalog.table_location(), name, columns)?).await?,
+                Some(loaded) => {
+                    schema::check_ours(&loaded, columns)?;
+                    match schema::evolution(&loaded, columns)? {
+                        Some((requirements, updates)) => catalog.commit(&loaded, &requirements, updates).await?,
+                        None => {
+                            let columns = columns.to_vec();
+                            let loaded = Mutex::new(loaded);
+                            return Ok(Self { catalog, warehouse, clock, ids, columns, loaded });
+                        }
+                    }
+                }
+            };
+            match outcome {
+                // Whatever happened, the next reading shows it.
+                CommitOutcome::Committed | CommitOutcome::Conflicted => {}
+                CommitOutcome::Unknown(error) => {
+                    tracing::warn!(%error, "the outcome of setting up the table is unknown; reading it");
+                }
+            }
+        }
+        Err(TableError::Contended { attempts: SET_UP_ATTEMPTS_MAX })
+    }
+
+    /// Reads the table's status, if there is a table. Makes and changes nothing.
+    ///
+    /// # Errors
+    /// If the warehouse or the metadata cannot be read.
+    pub async fn peek(options: &TableOptions) -> Result<Option<Peek>, TableError> {
+        if let Some(path) = options.warehouse.strip_prefix("file://")
+            && !std::path::Path::new(path).exists()
+        {
+            return Ok(None);
+        }
+        let warehouse = Warehouse::open(&options.warehouse)?;
+        Ok(FilesCatalog::new(&warehouse, &options.name).load().await?.map(Peek))
+    }
+
+    /// The last epoch and position of a writer that the table held when it was last read.
+    #[must_use]
+    pub fn writer_position(&self, writer_id: Uuid) -> Option<(u64, Position)> {
+        commit::writer_position(&self.loaded().metadata, writer_id)
+    }
+
+    /// Where the data files of a commit go, and what they look like, under the schema that was last read.
+    ///
+    /// # Errors
+    /// If the schema has no Arrow form, which only another writer's column can cause.
+    pub fn file_target(&self, commit_id: Uuid) -> Result<FileTarget, TableError> {
+        let metadata = self.loaded().metadata;
+        let schema = metadata.current_schema();
+        let arrow = iceberg::arrow::schema_to_arrow_schema(schema)?;
+        let policies = arrow
+            .fields()
+            .iter()
+            .map(|field| {
+                let column = self.columns.iter().find(|column| column.name == *field.name());
+                // A column that this registry does not know is all null.
+                column.map_or(ColumnPolicy::default(), |column| ColumnPolicy {
+                    bloom: column.bloom,
+                    bounds: column.bounds,
+                })
+            })
+            .collect();
+        let location = format!("{}/data", metadata.location());
+        let relative = location.strip_prefix(self.warehouse.location()).unwrap_or(&location);
+        Ok(FileTarget {
+            schema: Arc::new(arrow),
+            policies,
+            iceberg_schema: serde_json::to_string(schema.as_ref()).map_err(|error| TableError::Metadata {
+                location: metadata.location().to_owned(),
+                problem: error.to_string(),
+            })?,
+            store: self.warehouse.store(),
+            directory: object_store::path::Path::from(relative),
+            location,
+            file_prefix: commit_id.simple().to_string(),
+        })
+    }
+
+    /// Reads the newest metadata.
+    async fn reload(&self) -> Result<Loaded, TableError> {
+        let loaded = self
+            .catalog
+            .load()
+            .await?
+            .ok_or_else(|| TableError::Gone { location: self.catalog.table_location().to_owned() })?;
+        *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = loaded.clone();
+        Ok(loaded)
+    }
+
+    fn loaded(&self) -> Loaded {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A table's metadata, for looking at.
+#[derive(Debug)]
+pub struct Peek(Loaded);
+
+impl Peek {
+    /// The last epoch and position of a writer.
+    #[must_use]
+    pub fn writer_position(&self, writer_id: Uuid) -> Option<(u64, Position)> {
+        commit::writer_position(&self.0.metadata, writer_id)
+    }
+
+    /// The table's numbers.
+    #[must_use]
+    pub fn status(&self) -> TableStatus {
+        let metadata = &self.0.metadata;
+        let snapshot = metadata.current_snapshot();
+        let total = |key: &str| {
+            let summary = snapshot.map(|snapshot| &snapshot.summary().additional_properties);
+            summary.and_then(|summary| summary.get(key)?.parse().ok()).unwrap_or(0)
+        };
+        TableStatus {
+            location: metadata.location().to_owned(),
+            metadata_version: self.0.version,
+            schema_id: metadata.current_schema_id(),
+            columns: metadata.current_schema().as_struct().fields().len(),
+            snapshots: metadata.snapshots().len(),
+            current_snapshot_id: metadata.current_snapshot_id(),
+            current_snapshot_ms: snapshot.map(|snapshot| snapshot.timestamp_ms()),
+            data_files: total("total-data-files"),
+            rows: total("total-records"),
+            bytes: total("total-files-size"),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What orders the commits of all writers: load the newest metadata, and replace it only if it is still the newest.
+//!
+//! Owns: the catalogs' contract. Does not own: what a commit contains, nor whether it is tried again.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use iceberg::spec::TableMetadata;
+use iceberg::{TableRequirement, TableUpdate};
+
+use super::error::TableError;
+
+pub(super) mod files;
+
+/// The table as it was when it was read.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    /// Its metadata.
+    pub(super) metadata: Arc<TableMetadata>,
+    /// Where that stands.
+    pub(super) metadata_location: String,
+    /// The number of that metadata file.
+    pub(super) version: u64,
+}
+
+/// How a commit ended. Only reading the table makes sure of it.
+#[must_use]
+#[derive(Debug)]
+pub(super) enum CommitOutcome {
+    /// The catalog took it.
+    Committed,
+    /// The table was no longer as it had been loaded; nothing was changed.
+    Conflicted,
+    /// It may or may not have been taken.
+    Unknown(TableError),
+}
+
+/// A place that holds the pointer to a table's newest metadata.
+#[async_trait]
+pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
+    /// The table's own location, with or without a table in it.
+    fn table_location(&self) -> &str;
+
+    /// The newest metadata; None where there is no table.
+    async fn load(&self) -> Result<Option<Loaded>, TableError>;
+
+    /// Makes the table, if there is none.
+    async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError>;
+
+    /// Applies `updates` to `base`, if `requirements` hold and `base` is still the newest. Never tries again itself.
+    /// An error means that nothing was sent.
+    async fn commit(
+        &self,
+        base: &Loaded,
+        requirements: &[TableRequirement],
+        updates: Vec<TableUpdate>,
+    ) -> Result<CommitOutcome, TableError>;
+}

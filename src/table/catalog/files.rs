@@ -1,0 +1,179 @@
+//! The `files` catalog: a table is a folder, a commit is the conditional create of `metadata/v{N}.metadata.json`, and
+//! `metadata/version-hint.text` says about where the newest is.
+//!
+//! The hint is written after the commit, by whoever gets there: it may be missing, late, or go backwards. So loading
+//! starts at the hint and probes forward; without a usable hint it lists. A writer that slept can only create a version
+//! that nobody had created, and whether that counts is decided by what a later load shows.
+//!
+//! Owns: names and order of metadata files. Does not own: what is in them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use iceberg::spec::TableMetadata;
+use iceberg::{TableRequirement, TableUpdate};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode};
+
+use super::{Catalog, CommitOutcome, Loaded};
+use crate::table::error::TableError;
+use crate::table::storage::Warehouse;
+
+const HINT: &str = "version-hint.text";
+/// A hint is a number; what is longer is none.
+const HINT_BYTES_MAX: usize = 32;
+
+/// One table's folder.
+#[derive(Debug)]
+pub(in crate::table) struct FilesCatalog {
+    store: Arc<dyn ObjectStore>,
+    metadata_folder: Path,
+    table_location: String,
+}
+
+impl FilesCatalog {
+    /// The catalog of `name` (`namespace.table`) in `warehouse`.
+    pub(in crate::table) fn new(warehouse: &Warehouse, name: &str) -> Self {
+        let relative = name.replace('.', "/");
+        Self {
+            store: warehouse.store(),
+            metadata_folder: Path::from(relative.as_str()).join("metadata"),
+            table_location: format!("{}/{relative}", warehouse.location()),
+        }
+    }
+
+    /// The folder that holds the metadata, as a key of the store.
+    pub(in crate::table) fn metadata_folder(&self) -> &Path {
+        &self.metadata_folder
+    }
+
+    fn key(&self, version: u64) -> Path {
+        self.metadata_folder.clone().join(format!("v{version}.metadata.json"))
+    }
+
+    fn location(&self, version: u64) -> String {
+        format!("{}/metadata/v{version}.metadata.json", self.table_location)
+    }
+
+    /// Reads one version; None where it does not exist.
+    async fn read(&self, version: u64) -> Result<Option<Loaded>, TableError> {
+        let bytes = match self.store.get(&self.key(version)).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = serde_json::from_slice(&bytes).map_err(|error| TableError::Metadata {
+            location: self.location(version),
+            problem: error.to_string(),
+        })?;
+        let metadata_location = self.location(version);
+        Ok(Some(Loaded { metadata: Arc::new(metadata), metadata_location, version }))
+    }
+
+    async fn exists(&self, version: u64) -> Result<bool, TableError> {
+        match self.store.head(&self.key(version)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The hint's number, where there is a usable hint.
+    async fn hint(&self) -> Result<Option<u64>, TableError> {
+        let key = self.metadata_folder.clone().join(HINT);
+        match self.store.get(&key).await {
+            Ok(found) => {
+                let bytes = found.bytes().await?;
+                let text = bytes.get(..bytes.len().min(HINT_BYTES_MAX)).unwrap_or_default();
+                Ok(std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The greatest version by listing.
+    async fn greatest_listed(&self) -> Result<Option<u64>, TableError> {
+        let objects: Vec<_> = self.store.list(Some(&self.metadata_folder)).try_collect().await?;
+        let versions = objects.iter().filter_map(|object| {
+            object.location.filename()?.strip_prefix('v')?.strip_suffix(".metadata.json")?.parse().ok()
+        });
+        Ok(versions.max())
+    }
+
+    async fn newest_version(&self) -> Result<Option<u64>, TableError> {
+        let mut newest = match self.hint().await? {
+            Some(hint) if self.exists(hint).await? => hint,
+            _ => match self.greatest_listed().await? {
+                Some(version) => version,
+                None => return Ok(None),
+            },
+        };
+        while self.exists(newest + 1).await? {
+            newest += 1;
+        }
+        Ok(Some(newest))
+    }
+
+    async fn put(&self, version: u64, metadata: &TableMetadata) -> Result<CommitOutcome, TableError> {
+        let location = self.location(version);
+        let bytes = serde_json::to_vec(metadata)
+            .map_err(|error| TableError::Metadata { location, problem: error.to_string() })?;
+        match self.store.put_opts(&self.key(version), bytes.into(), PutMode::Create.into()).await {
+            Ok(_) => {
+                self.write_hint(version).await;
+                Ok(CommitOutcome::Committed)
+            }
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(CommitOutcome::Conflicted)
+            }
+            Err(error) => Ok(CommitOutcome::Unknown(error.into())),
+        }
+    }
+
+    /// Best effort: readers that go by the hint see the commit before, and loading probes forward.
+    async fn write_hint(&self, version: u64) {
+        let key = self.metadata_folder.clone().join(HINT);
+        // No newline: DuckDB takes the text as it is.
+        if let Err(error) = self.store.put(&key, version.to_string().into()).await {
+            tracing::warn!(%error, version, "version-hint.text was not written; the next commit writes it");
+        }
+    }
+}
+
+#[async_trait]
+impl Catalog for FilesCatalog {
+    fn table_location(&self) -> &str {
+        &self.table_location
+    }
+
+    async fn load(&self) -> Result<Option<Loaded>, TableError> {
+        match self.newest_version().await? {
+            Some(version) => self.read(version).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError> {
+        self.put(1, &metadata).await
+    }
+
+    async fn commit(
+        &self,
+        base: &Loaded,
+        requirements: &[TableRequirement],
+        updates: Vec<TableUpdate>,
+    ) -> Result<CommitOutcome, TableError> {
+        // The conditional create makes sure that `base` is the newest, so what holds for it holds for the commit.
+        if requirements.iter().any(|requirement| requirement.check(Some(&base.metadata)).is_err()) {
+            return Ok(CommitOutcome::Conflicted);
+        }
+        let mut builder =
+            TableMetadata::clone(&base.metadata).into_builder(Some(base.metadata_location.clone()));
+        for update in updates {
+            builder = update.apply(builder)?;
+        }
+        self.put(base.version + 1, &builder.build()?.metadata).await
+    }
+}

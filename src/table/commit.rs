@@ -1,0 +1,195 @@
+//! Adding a WAL span to the table exactly once, whatever becomes of an attempt.
+//!
+//! The position of each writer is a table property, `esker.writer.<id>` = `<epoch>:<position>`, changed in the same commit
+//! as the snapshot. Each attempt begins with reading it: a span that the table holds is never sent again, and a commit
+//! counts only once the newest metadata shows it. A commit whose outcome is unknown is thus settled like any other.
+//!
+//! Owns: that loop, its limits, and removing the metadata files of attempts that are proven absent. Does not own: the data
+//! files, which belong to the span until it is committed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use iceberg::spec::TableMetadata;
+use iceberg::{TableRequirement, TableUpdate};
+use uuid::Uuid;
+
+use super::Table;
+use super::catalog::{CommitOutcome, Loaded};
+use super::error::TableError;
+use super::snapshot::{self, Append, Produced};
+use crate::datafile::WrittenFile;
+use crate::wal::Position;
+
+/// Attempts of one `append` before it gives way to the flusher's slower retries.
+const ATTEMPTS_MAX: u32 = 10;
+const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
+const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+
+/// The span of the WAL that a commit makes part of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalClaim {
+    /// The data directory's writer.
+    pub writer_id: Uuid,
+    /// Which of its starts.
+    pub epoch: u64,
+    /// First position.
+    pub from: Position,
+    /// Last position.
+    pub through: Position,
+    /// Names the attempt's files.
+    pub commit_id: Uuid,
+}
+
+/// The span is in the table, as reading it has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The metadata version that was read.
+    pub metadata_version: u64,
+    /// Commits that were sent for it; 0 if it was there already.
+    pub attempts: u32,
+}
+
+/// What the table says of a claim.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Committed,
+    Absent,
+}
+
+fn property(writer_id: Uuid) -> String {
+    format!("esker.writer.{writer_id}")
+}
+
+/// The last epoch and position of a writer that the table holds.
+pub(super) fn writer_position(metadata: &TableMetadata, writer_id: Uuid) -> Option<(u64, Position)> {
+    let (epoch, position) = metadata.properties().get(&property(writer_id))?.split_once(':')?;
+    Some((epoch.parse().ok()?, Position(position.parse().ok()?)))
+}
+
+fn standing(metadata: &TableMetadata, claim: &WalClaim) -> Result<Standing, TableError> {
+    let (epoch, position) = writer_position(metadata, claim.writer_id).unwrap_or((0, Position(0)));
+    if epoch > claim.epoch {
+        return Err(TableError::Fenced { ours: claim.epoch, theirs: epoch });
+    }
+    if position >= claim.through {
+        return Ok(Standing::Committed);
+    }
+    if position != claim.from.previous() {
+        return Err(TableError::Gap { in_table: position.0, from: claim.from.0 });
+    }
+    Ok(Standing::Absent)
+}
+
+impl Table {
+    /// Makes `files` and the span that they hold part of the table, exactly once. `summary` is added to the snapshot's. Without
+    /// files only the position moves.
+    ///
+    /// After an error that [`TableError::is_retryable`], the same call with the same claim and files may be made again, at any
+    /// later time.
+    ///
+    /// # Errors
+    /// [`TableError::Fenced`] and [`TableError::Gap`] where this writer must stop; others as they say.
+    pub async fn append(
+        &self,
+        files: &[WrittenFile],
+        claim: &WalClaim,
+        summary: &BTreeMap<String, String>,
+    ) -> Result<Appended, TableError> {
+        let mut back_off = BACK_OFF_FIRST;
+        let mut garbage = Vec::new();
+        for attempts in 0..=ATTEMPTS_MAX {
+            let base = self.reload().await?;
+            if standing(&base.metadata, claim)? == Standing::Committed {
+                return Ok(Appended { metadata_version: base.version, attempts });
+            }
+            // The attempt before is proven absent, so its manifests are nobody's.
+            self.remove(std::mem::take(&mut garbage)).await;
+            if attempts == ATTEMPTS_MAX {
+                break;
+            }
+            let produced = self.produce(&base, files, claim, summary).await?;
+            garbage = produced.metadata_files;
+            match self.catalog.commit(&base, &produced.requirements, produced.updates).await? {
+                // Reading the table, at the top, decides.
+                CommitOutcome::Committed => {}
+                CommitOutcome::Conflicted => {
+                    tracing::debug!(version = base.version, "another writer committed first");
+                    self.back_off(&mut back_off).await;
+                }
+                CommitOutcome::Unknown(error) => {
+                    tracing::warn!(%error, version = base.version, "the commit's outcome is unknown; reading the table");
+                    self.back_off(&mut back_off).await;
+                }
+            }
+        }
+        Err(TableError::Contended { attempts: ATTEMPTS_MAX })
+    }
+
+    async fn produce(
+        &self,
+        base: &Loaded,
+        files: &[WrittenFile],
+        claim: &WalClaim,
+        summary: &BTreeMap<String, String>,
+    ) -> Result<Produced, TableError> {
+        let position = TableUpdate::SetProperties {
+            updates: [(property(claim.writer_id), format!("{}:{}", claim.epoch, claim.through))].into(),
+        };
+        if files.is_empty() {
+            let uuid = TableRequirement::UuidMatch { uuid: base.metadata.uuid() };
+            return Ok(Produced { requirements: vec![uuid], updates: vec![position], metadata_files: vec![] });
+        }
+        let mut summary = summary.clone();
+        summary.extend(
+            [
+                ("esker.writer-id", claim.writer_id.to_string()),
+                ("esker.writer-epoch", claim.epoch.to_string()),
+                ("esker.wal-from", claim.from.to_string()),
+                ("esker.wal-through", claim.through.to_string()),
+                ("esker.commit-id", claim.commit_id.to_string()),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        );
+        let append = Append {
+            files,
+            // Each attempt's files have names of their own: a slow reader of a lost attempt finds what it was told.
+            commit_id: self.ids.next_id(),
+            snapshot_id: self.unused_snapshot_id(&base.metadata),
+            timestamp_ms: (self.clock.now_micros() / 1000).max(base.metadata.last_updated_ms()),
+            summary,
+        };
+        let mut produced = snapshot::produce(&self.warehouse, base, append).await?;
+        produced.updates.push(position);
+        Ok(produced)
+    }
+
+    fn unused_snapshot_id(&self, metadata: &TableMetadata) -> i64 {
+        loop {
+            let (high, low) = self.ids.next_id().as_u64_pair();
+            // The random half of the id over its time half, without the sign.
+            #[expect(clippy::cast_possible_wrap, reason = "the sign bit was cleared")]
+            let id = ((low ^ high.rotate_left(32)) & (u64::MAX >> 1)) as i64;
+            if id > 0 && metadata.snapshot_by_id(id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    /// Waits, with full jitter, so that writers that collided do not collide again.
+    async fn back_off(&self, longest: &mut Duration) {
+        let (_, random) = self.ids.next_id().as_u64_pair();
+        let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX).max(1);
+        tokio::time::sleep(Duration::from_millis(random % millis)).await;
+        *longest = (*longest * 2).min(BACK_OFF_MAX);
+    }
+
+    async fn remove(&self, locations: Vec<String>) {
+        let file_io = self.warehouse.file_io();
+        for location in locations {
+            if let Err(error) = file_io.delete(&location).await {
+                tracing::debug!(%error, location, "a manifest of a lost commit stays behind as an orphan");
+            }
+        }
+    }
+}
