@@ -2,6 +2,26 @@
 //!
 //! Owns: reading and validating the files, column names and types, evolution rules. Does not own: what a privacy
 //! level does to a value (`privacy`), nor how a column is laid down (`columns`, `table`).
+//!
+//! The way of a file: `source` (folder to texts) -> `parse` (text to definitions) -> `resolve` (groups and refs to
+//! events) -> `column` (attributes to columns) -> `fingerprint` (the version). Each step adds to one list of
+//! [`Problem`]s, so that a person sees everything that is wrong at once.
+
+mod column;
+pub mod evolve;
+mod fingerprint;
+mod kind;
+mod parse;
+mod problem;
+mod resolve;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use column::ENVELOPE_COLUMNS;
+pub use problem::{Problem, RegistryError};
 
 /// How much an attribute's value tells about a person. Ordered: a later level is stricter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +77,7 @@ pub enum AttributeType {
     Enum {
         /// The type of the values: `String` or `Int`.
         values: Primitive,
-        /// The allowed values.
+        /// The allowed values, sorted.
         members: Vec<String>,
     },
 }
@@ -93,7 +113,8 @@ pub struct Attribute {
     pub key: String,
     /// The declared type.
     pub ty: AttributeType,
-    /// The level of the definition; an event's ref may refine it.
+    /// The level of the definition; an event's ref may refine it. Where the definition leaves it to the refs, the
+    /// strictest of them.
     pub privacy: PrivacyLevel,
     /// One line for people.
     pub brief: String,
@@ -140,7 +161,7 @@ pub struct AttributeColumn {
     pub pseudonymous: bool,
 }
 
-/// Everything that is declared. Made only by [`Registry::load`].
+/// Everything that is declared. Made only by [`Registry::load`] and [`Registry::from_files`].
 #[derive(Debug, Clone)]
 pub struct Registry {
     attributes: Vec<Attribute>,
@@ -151,6 +172,34 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Reads every `.yaml` and `.yml` file under `folder`, in any division; `manifest.yaml` is Weaver's own.
+    ///
+    /// # Errors
+    /// All problems at once, each with its file, its item and the way out.
+    pub fn load(folder: &Path) -> Result<Self, RegistryError> {
+        Self::from_files(&source::read(folder)?)
+    }
+
+    /// Reads files that are already in memory, each a name (for messages) and a text.
+    ///
+    /// # Errors
+    /// As [`Registry::load`].
+    pub fn from_files(files: &[(String, String)]) -> Result<Self, RegistryError> {
+        let mut problems = Vec::new();
+        let mut declared = parse::Declared::default();
+        for (name, text) in files {
+            parse::file(name, text, &mut declared, &mut problems);
+        }
+        let resolved = resolve::resolve(&declared, &mut problems);
+        let (attributes, columns) = column::lay_out(&declared.attributes, &resolved, &mut problems);
+        if !problems.is_empty() {
+            return Err(RegistryError::new(problems));
+        }
+        let events = resolve::events(resolved, &attributes);
+        let version = fingerprint::version(&attributes, &events, &columns);
+        Ok(Self { attributes, events, columns, notices: declared.notices, version })
+    }
+
     /// The declared attributes, sorted by key.
     #[must_use]
     pub fn attributes(&self) -> &[Attribute] {

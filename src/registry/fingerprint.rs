@@ -1,0 +1,44 @@
+//! The registry's version: a digest of everything that decides what is stored and how.
+//!
+//! Owns: the canonical description and its digest. Does not own: what is described.
+//!
+//! Files, their order, comments, briefs, notes, examples and stability do not count: they change nothing that is
+//! stored. A level, a requirement, a type, a name or a column does.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Attribute, AttributeColumn, Event};
+
+/// Counts up when the same description begins to mean something else.
+const DESCRIPTION_VERSION: u32 = 1;
+
+/// Bytes of the digest that are shown, two hex digits each.
+const VERSION_BYTES: usize = 6;
+
+/// First 12 hex digits of the SHA-256 of the description.
+pub(super) fn version(attributes: &[Attribute], events: &[Event], columns: &[AttributeColumn]) -> String {
+    let digest = Sha256::digest(description(attributes, events, columns));
+    digest.iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One line for each item, all values in Rust's quoted form, so that no two registries have one description.
+fn description(attributes: &[Attribute], events: &[Event], columns: &[AttributeColumn]) -> String {
+    let mut text = format!("esker registry {DESCRIPTION_VERSION}\n");
+    for one in attributes {
+        let line = format!("attribute {:?} {:?} {:?} {}\n", one.key, one.ty, one.privacy, one.column);
+        text.push_str(&line);
+    }
+    for event in events {
+        text.push_str(&format!("event {:?} {:?}\n", event.name, event.category));
+        for used in &event.attributes {
+            text.push_str(&format!("  {} {:?} {:?}\n", used.attribute, used.requirement, used.privacy));
+        }
+    }
+    for column in columns {
+        text.push_str(&format!(
+            "column {:?} {:?} {:?} {}\n",
+            column.name, column.ty, column.keys, column.pseudonymous
+        ));
+    }
+    text
+}
