@@ -1,9 +1,21 @@
 //! Receiving: listeners, authentication, caps, OTLP decoding and the mapping of outcomes to protocol statuses.
 //!
 //! Owns: what a client may send and what it is answered. Does not own: privacy rules, disk, tables.
+//!
+//! ```text
+//! connection -> http | grpc -> body -> inflate -> (json) -> Sink::accept -> reply
+//!                                                              decode
+//! ```
 
+mod body;
+pub mod budget;
+mod connection;
 pub mod decode;
+mod exchange;
 pub mod grpc;
 pub mod http;
+mod inflate;
 pub mod json;
+pub mod limits;
 pub mod reply;
+pub mod stats;

@@ -1,0 +1,113 @@
+//! What both protocols do with a request: read it within the limits, hand it to the sink, count its end.
+//!
+//! Owns: the order of these steps and the life of the memory that a request holds. Does not own: how a protocol frames
+//! requests and answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body::Body;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::body;
+use super::budget::{MemoryBudget, Reservation};
+use super::limits::Limits;
+use super::reply::{Receipt, Refusal, Sink};
+use super::stats::{Outcome, Protocol, ReceiveStats, RequestCount};
+
+/// What a request takes besides its body: tasks, headers, buffers. It bounds how many requests there can be at a time.
+const REQUEST_BYTES_MIN: u64 = 8 * 1024;
+
+/// How long a client waits where its request's task died.
+const RETRY_AFTER_FAILURE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// One listener's share in everything that requests need. Cloning shares it.
+#[derive(Debug, Clone)]
+pub(super) struct Exchange<S> {
+    sink: S,
+    pub(super) limits: Arc<Limits>,
+    budget: MemoryBudget,
+    pub(super) stats: Arc<ReceiveStats>,
+    /// Requests that the sink is working on. They outlive their connections.
+    pub(super) accepting: TaskTracker,
+}
+
+/// A body that was read, and the memory that it holds.
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    pub(super) reservation: Reservation,
+}
+
+impl<S: Sink> Exchange<S> {
+    pub(super) fn new(sink: S, limits: Limits, budget: MemoryBudget, stats: Arc<ReceiveStats>) -> Self {
+        Self { sink, limits: Arc::new(limits), budget, stats, accepting: TaskTracker::new() }
+    }
+
+    /// Reads a body of at most the request limit and `framing_bytes`. Where it is refused, the rest of it is read too and
+    /// thrown away, unless the client waits for a `100 Continue` and has not sent it.
+    pub(super) async fn receive<B>(
+        &self,
+        mut body: B,
+        framing_bytes: u64,
+        awaits_continue: bool,
+    ) -> Result<Received, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let deadline = Instant::now() + self.limits.body_read;
+        let received = self.read(&mut body, framing_bytes, deadline).await;
+        if received.is_err() && !awaits_continue {
+            body::discard(&mut body, &self.limits, deadline).await;
+        }
+        received
+    }
+
+    /// Gets rid of the body of a request that its head already condemned.
+    pub(super) async fn turn_away<B>(&self, mut body: B, awaits_continue: bool)
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        if !awaits_continue {
+            body::discard(&mut body, &self.limits, Instant::now() + self.limits.body_read).await;
+        }
+    }
+
+    async fn read<B>(&self, body: &mut B, framing_bytes: u64, deadline: Instant) -> Result<Received, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let mut reservation = self.budget.reserve(REQUEST_BYTES_MIN)?;
+        let bytes_max = self.limits.request_bytes.saturating_add(framing_bytes);
+        let bytes = body::read(body, bytes_max, &mut reservation, &self.limits, deadline).await?;
+        Ok(Received { bytes, reservation })
+    }
+
+    /// Hands a request to the sink and waits for its fate. The memory is free again when the sink is done with it, whether
+    /// or not the client still waits.
+    pub(super) async fn hand_over(&self, request: Received) -> Result<Receipt, Refusal> {
+        let sink = self.sink.clone();
+        let accepting = self.accepting.spawn(async move {
+            let outcome = sink.accept(request.bytes).await;
+            drop(request.reservation);
+            outcome
+        });
+        accepting.await.unwrap_or(Err(Refusal::Unavailable {
+            reason: "the task that took the request failed",
+            retry_after: RETRY_AFTER_FAILURE,
+        }))
+    }
+
+    /// Counts a request from its head on.
+    pub(super) fn count(&self, protocol: Protocol) -> RequestCount<'_> {
+        RequestCount::new(&self.stats, protocol)
+    }
+}
+
+/// How a request is counted.
+pub(super) fn outcome(result: &Result<Receipt, Refusal>) -> Outcome {
+    match result {
+        Ok(receipt) => receipt.outcome(),
+        Err(refusal) => refusal.status().outcome,
+    }
+}
