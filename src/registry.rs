@@ -200,6 +200,17 @@ impl Registry {
         Ok(Self { attributes, events, columns, notices: declared.notices, version })
     }
 
+    /// A registry from its parts, for tests of the stages behind it. The caller keeps the order that `load` makes.
+    #[cfg(test)]
+    pub(crate) fn for_tests(
+        attributes: Vec<Attribute>,
+        events: Vec<Event>,
+        columns: Vec<AttributeColumn>,
+        version: &str,
+    ) -> Self {
+        Self { attributes, events, columns, notices: Vec::new(), version: version.to_owned() }
+    }
+
     /// The declared attributes, sorted by key.
     #[must_use]
     pub fn attributes(&self) -> &[Attribute] {

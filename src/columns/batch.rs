@@ -1,0 +1,233 @@
+//! A batch of stored events, its bytes in the WAL, and its fit to the table's present columns.
+//!
+//! Owns: the Arrow IPC stream of a batch (written, and read back without trust), the events' counts by name, conforming.
+//! Does not own: how rows came about (`encode`), frames and checksums (`wal`).
+//!
+//! The bytes are a plain Arrow IPC stream: a schema (names and types only, no docs: they would be longer than a small
+//! request), one record batch, the end mark. Any Arrow implementation reads it.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, new_null_array};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Schema};
+use arrow::error::ArrowError;
+use arrow::ipc::MetadataVersion;
+use arrow::ipc::reader::StreamDecoder;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use bytes::Bytes;
+
+use super::inspect::inspect;
+use super::{ENVELOPE, Envelope, arrow_type};
+use crate::registry::ColumnType;
+
+/// What every buffer of a batch begins at: a multiple of this. Eight suits every column type; Arrow's default of 64 adds
+/// some 100 bytes for each column of each request.
+pub(super) const ALIGNMENT: usize = 8;
+
+/// Room for the schema and the batch's own header, for each column; a wrong guess costs a reallocation.
+const HEADER_BYTES_EXPECTED: usize = 320;
+
+/// Why a batch could not be written, read or used. Never holds a value.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// Arrow could not write the batch.
+    #[error("cannot write a batch of events; this is a defect of Esker, please report it")]
+    Write(#[source] ArrowError),
+    /// The bytes are not a batch of events.
+    #[error(
+        "the bytes are not a batch of events ({problem}); they were damaged or written by another program"
+    )]
+    Malformed {
+        /// What is wrong with them.
+        problem: &'static str,
+    },
+    /// The batch has a column that the target has not.
+    #[error("column `{column}` of a stored batch is not in the table; put its attribute back into schemas/")]
+    UnknownColumn {
+        /// The column's name.
+        column: String,
+    },
+    /// The batch's column has another type than the target's.
+    #[error(
+        "column `{column}` of a stored batch is {found}, but in the table {wanted}; undo that change in schemas/"
+    )]
+    TypeChanged {
+        /// The column's name.
+        column: String,
+        /// Its type in the batch.
+        found: DataType,
+        /// Its type in the target.
+        wanted: DataType,
+    },
+    /// A column of the target may not be null, and the batch has no value for it.
+    #[error("the table's column `{column}` may not be null, and a stored batch has no value for it")]
+    RequiredColumn {
+        /// The column's name.
+        column: String,
+    },
+    /// Arrow refused the fitted columns.
+    #[error(
+        "Arrow refused a batch that was fitted to the table; this is a defect of Esker, please report it"
+    )]
+    Conform(#[source] ArrowError),
+}
+
+/// How many events of a name are in a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventCount {
+    /// The event's name, as declared.
+    pub name: String,
+    /// How many events have it.
+    pub events: u64,
+}
+
+/// One request's stored events. Holds only the columns that have a value in it.
+#[derive(Clone)]
+pub struct Batch {
+    rows: RecordBatch,
+}
+
+impl std::fmt::Debug for Batch {
+    /// Shows the size only: rows have no place in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("rows", &self.rows()).finish_non_exhaustive()
+    }
+}
+
+impl Batch {
+    pub(super) fn new(rows: RecordBatch) -> Self {
+        Self { rows }
+    }
+
+    /// Number of events.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows.num_rows()
+    }
+
+    /// True where there is no event.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+
+    /// The events as Arrow has them.
+    #[must_use]
+    pub fn record_batch(&self) -> &RecordBatch {
+        &self.rows
+    }
+
+    /// Bytes of memory that the columns take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.rows.get_array_memory_size()
+    }
+
+    /// How many events of each name, in the order in which the batch first shows each.
+    #[must_use]
+    pub fn event_counts(&self) -> Vec<EventCount> {
+        let mut counts: Vec<(&str, u64)> = Vec::new();
+        let Some(names) = self.names() else { return Vec::new() };
+        for name in names.iter().flatten() {
+            // A request shows few names, and mostly the same one again.
+            match counts.iter_mut().rev().find(|(known, _)| *known == name) {
+                Some((_, events)) => *events += 1,
+                None => counts.push((name, 1)),
+            }
+        }
+        counts.into_iter().map(|(name, events)| EventCount { name: name.to_owned(), events }).collect()
+    }
+
+    /// The batch as an Arrow IPC stream.
+    pub fn to_ipc(&self) -> Result<Bytes, BatchError> {
+        let options =
+            IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5).map_err(BatchError::Write)?;
+        let expected =
+            self.rows.columns().iter().map(|column| column.get_buffer_memory_size()).sum::<usize>()
+                + self.rows.num_columns() * HEADER_BYTES_EXPECTED;
+        let mut writer =
+            StreamWriter::try_new_with_options(Vec::with_capacity(expected), &self.rows.schema(), options)
+                .map_err(BatchError::Write)?;
+        writer.write(&self.rows).map_err(BatchError::Write)?;
+        writer.into_inner().map(Bytes::from).map_err(BatchError::Write)
+    }
+
+    /// Reads a batch back. Its columns share the memory of `bytes` where that is aligned. Nothing is trusted: text,
+    /// offsets, sizes, types and names are checked.
+    pub fn from_ipc(bytes: Bytes) -> Result<Self, BatchError> {
+        inspect(&bytes).map_err(|problem| BatchError::Malformed { problem })?;
+        let mut buffer = Buffer::from(bytes);
+        // The reader's error would quote what it met, so it is not passed on.
+        let rows = match StreamDecoder::new().decode(&mut buffer) {
+            Ok(Some(rows)) => rows,
+            Ok(None) | Err(_) => return Err(BatchError::Malformed { problem: "its columns are broken" }),
+        };
+        check_columns(&rows)?;
+        Ok(Self { rows })
+    }
+
+    /// The rows with exactly the columns of `target`, by name, in its order: columns that the batch lacks are null. An
+    /// older batch thus fits a table that has gained columns.
+    pub fn conform(&self, target: &Schema) -> Result<RecordBatch, BatchError> {
+        if let Some(field) =
+            self.rows.schema_ref().fields().iter().find(|field| target.index_of(field.name()).is_err())
+        {
+            return Err(BatchError::UnknownColumn { column: field.name().clone() });
+        }
+        let columns = target.fields().iter().map(|field| match self.rows.column_by_name(field.name()) {
+            Some(column) if column.data_type() != field.data_type() => Err(BatchError::TypeChanged {
+                column: field.name().clone(),
+                found: column.data_type().clone(),
+                wanted: field.data_type().clone(),
+            }),
+            Some(column) if !field.is_nullable() && column.null_count() > 0 => {
+                Err(BatchError::RequiredColumn { column: field.name().clone() })
+            }
+            Some(column) => Ok(Arc::clone(column)),
+            None if !field.is_nullable() => Err(BatchError::RequiredColumn { column: field.name().clone() }),
+            None => Ok(new_null_array(field.data_type(), self.rows())),
+        });
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows()));
+        RecordBatch::try_new_with_options(Arc::new(target.clone()), columns, &options)
+            .map_err(BatchError::Conform)
+    }
+
+    fn names(&self) -> Option<&StringArray> {
+        let (name, ..) = ENVELOPE.get(Envelope::EventName as usize)?;
+        self.rows.column_by_name(name)?.as_string_opt::<i32>()
+    }
+}
+
+/// Checks that the columns are such as `encode` makes: the envelope with its types, then nullable columns of known types,
+/// each name once.
+fn check_columns(rows: &RecordBatch) -> Result<(), BatchError> {
+    let malformed = |problem| BatchError::Malformed { problem };
+    let fields = rows.schema_ref().fields();
+    for &(name, ty, required, ..) in &ENVELOPE {
+        match rows.column_by_name(name) {
+            Some(column) if *column.data_type() != arrow_type(ty) => {
+                return Err(malformed("an envelope column has another type"));
+            }
+            Some(column) if required && column.null_count() > 0 => {
+                return Err(malformed("an envelope column has nulls"));
+            }
+            None if required => return Err(malformed("an envelope column is missing")),
+            _ => {}
+        }
+    }
+    let types =
+        [ColumnType::String, ColumnType::Long, ColumnType::Double, ColumnType::Boolean].map(arrow_type);
+    let is_fixed = |name: &str| ENVELOPE.iter().any(|fixed| fixed.0 == name);
+    if fields.iter().any(|field| !is_fixed(field.name()) && !types.contains(field.data_type())) {
+        return Err(malformed("a column has a type that no attribute has"));
+    }
+    let mut names: Vec<_> = fields.iter().map(|field| field.name().as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).any(|pair| pair.first() == pair.last()) {
+        true => Err(malformed("two columns have one name")),
+        false => Ok(()),
+    }
+}

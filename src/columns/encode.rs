@@ -1,0 +1,349 @@
+//! The encoding of a request's cleared events as one batch.
+//!
+//! Owns: column builders that exist only where a value came, and are padded with nulls only when the next one comes. Does
+//! not own: the layout, nor the batch's bytes.
+//!
+//! Arrow is dense: one value in a column costs a slot in every row. A hostile request could make a column of each
+//! attribute with one value each among a great many rows, so the number of cells of a batch is bounded.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{FieldRef, Schema};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+
+use super::{Batch, ENVELOPE, Envelope, Layout, UTC};
+use crate::privacy::{Cleared, ClearedEvent, ClearedValue};
+use crate::registry::{Category, ColumnType, Registry};
+
+/// Most cells (rows times columns that hold a value) of one batch: about 64 MiB of empty ones. An ordinary request of
+/// 512 events has some 13,000; ordinary events of 25 columns reach the limit at 167,000 in one request.
+pub const CELLS_MAX: usize = 4 * 1024 * 1024;
+
+/// Most bytes of text of one column of one batch: Arrow's offsets are 32 bits wide.
+const COLUMN_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Text is expected to be about this long; a wrong guess costs a reallocation or some unused memory.
+const TEXT_BYTES_EXPECTED: usize = 16;
+
+/// Why events could not be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// Too many rows times columns.
+    #[error(
+        "{rows} events with {columns} columns are more than {CELLS_MAX} cells; send fewer events in a request"
+    )]
+    TooManyCells {
+        /// Events of the request.
+        rows: usize,
+        /// Columns that hold a value.
+        columns: usize,
+    },
+    /// Too much text in one column.
+    #[error("one column holds more than {COLUMN_BYTES_MAX} bytes of text; send fewer events in a request")]
+    TooMuchText,
+    /// A value is not of its column's type: the gate and the encoder were made from different registries.
+    #[error(
+        "column `{column}` was given a value of another type; this is a defect of Esker, please report it"
+    )]
+    WrongType {
+        /// The column's name.
+        column: String,
+    },
+    /// Arrow refused the columns.
+    #[error("Arrow refused the encoded columns; this is a defect of Esker, please report it")]
+    Arrow(#[source] ArrowError),
+}
+
+/// Encodes cleared events. Made once; shared by all requests.
+#[derive(Debug)]
+pub struct Encoder {
+    fields: Vec<FieldRef>,
+    types: Vec<ColumnType>,
+    events: Vec<(String, &'static str)>,
+    policy_version: String,
+}
+
+impl Encoder {
+    /// An encoder for the events that a gate with this registry clears.
+    #[must_use]
+    pub fn new(layout: &Layout, registry: &Registry, policy_version: &str) -> Self {
+        let category = |category| match category {
+            Category::Product => "product",
+            Category::Operational => "operational",
+            Category::Security => "security",
+        };
+        Self {
+            fields: layout.arrow_schema().fields().iter().map(Arc::clone).collect(),
+            types: layout.columns().iter().map(|column| column.ty).collect(),
+            events: registry.events().iter().map(|e| (e.name.clone(), category(e.category))).collect(),
+            policy_version: policy_version.to_owned(),
+        }
+    }
+
+    /// Encodes all events of a request, received at `received_micros` (microseconds since the Unix epoch).
+    pub fn encode(&self, cleared: &Cleared<'_>, received_micros: i64) -> Result<Batch, EncodeError> {
+        let mut columns = Columns::new(self, cleared.events().len());
+        for (row, event) in cleared.events().iter().enumerate() {
+            self.push_envelope(&mut columns, row, event)?;
+            for (column, value) in cleared.values(event) {
+                columns.push(ENVELOPE.len() + *column as usize, row, value, &cleared.made)?;
+            }
+        }
+        columns.fill(Envelope::PolicyVersion, &self.policy_version)?;
+        columns.fill_time(Envelope::ReceivedTime, received_micros)?;
+        columns.finish()
+    }
+
+    fn push_envelope(
+        &self,
+        columns: &mut Columns<'_>,
+        row: usize,
+        event: &ClearedEvent<'_>,
+    ) -> Result<(), EncodeError> {
+        let mut hex = [0; 32];
+        let id = event.uid.unwrap_or_else(|| hex_text(&event.digest, &mut hex));
+        columns.text(Envelope::EventId, row, id)?;
+        if let Some((name, category)) = self.events.get(event.event as usize) {
+            columns.text(Envelope::EventName, row, name)?;
+            columns.text(Envelope::Category, row, category)?;
+        }
+        columns.push(Envelope::EventTime as usize, row, &ClearedValue::Int(event.event_time), "")?;
+        let optional = [
+            (Envelope::ServiceName, event.service_name),
+            (Envelope::ServiceVersion, event.service_version),
+            (Envelope::ScopeName, event.scope_name),
+            (Envelope::Severity, event.severity),
+        ];
+        for (column, text) in optional {
+            if let Some(text) = text {
+                columns.text(column, row, text)?;
+            }
+        }
+        for (column, id) in [(Envelope::TraceId, event.trace_id), (Envelope::SpanId, event.span_id)] {
+            if let Some(id) = id {
+                columns.text(column, row, hex_text(id, &mut hex))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The columns of one batch, while it is encoded.
+struct Columns<'e> {
+    encoder: &'e Encoder,
+    rows: usize,
+    /// How many columns hold a value.
+    used: usize,
+    builders: Vec<Option<Column>>,
+}
+
+/// A column with a value. It may be shorter than the rows so far: what is missing is null.
+struct Column {
+    length: usize,
+    builder: Builder,
+}
+
+enum Builder {
+    Text { builder: StringBuilder, bytes: usize },
+    Long(Int64Builder),
+    Double(Float64Builder),
+    Boolean(BooleanBuilder),
+    Timestamp(TimestampMicrosecondBuilder),
+}
+
+impl<'e> Columns<'e> {
+    fn new(encoder: &'e Encoder, rows: usize) -> Self {
+        let builders = std::iter::repeat_with(|| None).take(encoder.types.len()).collect();
+        Self { encoder, rows, used: 0, builders }
+    }
+
+    fn text(&mut self, column: Envelope, row: usize, text: &str) -> Result<(), EncodeError> {
+        self.push(column as usize, row, &ClearedValue::Str(text), "")
+    }
+
+    /// Sets a cell. Rows come in order, and a cell is set once.
+    fn push(
+        &mut self,
+        place: usize,
+        row: usize,
+        value: &ClearedValue<'_>,
+        made: &str,
+    ) -> Result<(), EncodeError> {
+        let column = self.column(place)?;
+        if column.length < row {
+            column.builder.push_nulls(row - column.length);
+        }
+        column.length = row + 1;
+        match column.builder.push(value, made) {
+            Ok(()) => Ok(()),
+            Err(Refused::TooMuchText) => Err(EncodeError::TooMuchText),
+            Err(Refused::WrongType) => Err(self.wrong_type(place)),
+        }
+    }
+
+    /// Sets every cell of a text column to the same text.
+    fn fill(&mut self, column: Envelope, text: &str) -> Result<(), EncodeError> {
+        let rows = self.rows;
+        if rows == 0 {
+            return Ok(());
+        }
+        if text.len().saturating_mul(rows) > COLUMN_BYTES_MAX {
+            return Err(EncodeError::TooMuchText);
+        }
+        let column = self.column(column as usize)?;
+        column.length = rows;
+        if let Builder::Text { builder, .. } = &mut column.builder {
+            builder.append_value_n(text, rows);
+        }
+        Ok(())
+    }
+
+    /// Sets every cell of a timestamp column to the same time.
+    fn fill_time(&mut self, column: Envelope, micros: i64) -> Result<(), EncodeError> {
+        let rows = self.rows;
+        if rows == 0 {
+            return Ok(());
+        }
+        let column = self.column(column as usize)?;
+        column.length = rows;
+        if let Builder::Timestamp(builder) = &mut column.builder {
+            builder.append_value_n(micros, rows);
+        }
+        Ok(())
+    }
+
+    /// The column at a place, begun if this is its first value.
+    #[inline]
+    fn column(&mut self, place: usize) -> Result<&mut Column, EncodeError> {
+        if self.builders.get(place).is_none_or(Option::is_none) {
+            self.begin(place)?;
+        }
+        match self.builders.get_mut(place) {
+            Some(Some(column)) => Ok(column),
+            _ => Err(EncodeError::WrongType { column: format!("#{place}") }),
+        }
+    }
+
+    #[cold]
+    fn begin(&mut self, place: usize) -> Result<(), EncodeError> {
+        self.used += 1;
+        if self.used.saturating_mul(self.rows) > CELLS_MAX {
+            return Err(EncodeError::TooManyCells { rows: self.rows, columns: self.used });
+        }
+        let Some(ty) = self.encoder.types.get(place) else { return Err(self.wrong_type(place)) };
+        let builder = Builder::new(*ty, self.rows);
+        if let Some(slot) = self.builders.get_mut(place) {
+            *slot = Some(Column { length: 0, builder });
+        }
+        Ok(())
+    }
+
+    fn wrong_type(&self, place: usize) -> EncodeError {
+        let name =
+            self.encoder.fields.get(place).map_or_else(|| format!("#{place}"), |field| field.name().clone());
+        EncodeError::WrongType { column: name }
+    }
+
+    fn finish(self) -> Result<Batch, EncodeError> {
+        let rows = self.rows;
+        let mut fields = Vec::with_capacity(self.used);
+        let mut arrays = Vec::with_capacity(self.used);
+        for ((field, ty), column) in self.encoder.fields.iter().zip(&self.encoder.types).zip(self.builders) {
+            let column = match column {
+                Some(column) => column,
+                None if field.is_nullable() => continue,
+                // Without rows, a required column is there and empty; with rows, Arrow refuses nulls in it.
+                None => Column { length: 0, builder: Builder::new(*ty, rows) },
+            };
+            fields.push(Arc::clone(field));
+            arrays.push(column.finish(rows));
+        }
+        let schema = Arc::new(Schema::new(fields));
+        RecordBatch::try_new(schema, arrays).map(Batch::new).map_err(EncodeError::Arrow)
+    }
+}
+
+impl Column {
+    fn finish(mut self, rows: usize) -> ArrayRef {
+        if self.length < rows {
+            self.builder.push_nulls(rows - self.length);
+        }
+        match self.builder {
+            Builder::Text { mut builder, .. } => Arc::new(builder.finish()),
+            Builder::Long(mut builder) => Arc::new(builder.finish()),
+            Builder::Double(mut builder) => Arc::new(builder.finish()),
+            Builder::Boolean(mut builder) => Arc::new(builder.finish()),
+            Builder::Timestamp(mut builder) => Arc::new(builder.finish()),
+        }
+    }
+}
+
+enum Refused {
+    TooMuchText,
+    WrongType,
+}
+
+impl Builder {
+    fn new(ty: ColumnType, rows: usize) -> Self {
+        match ty {
+            ColumnType::String => Self::Text {
+                builder: StringBuilder::with_capacity(rows, rows.saturating_mul(TEXT_BYTES_EXPECTED)),
+                bytes: 0,
+            },
+            ColumnType::Long => Self::Long(Int64Builder::with_capacity(rows)),
+            ColumnType::Double => Self::Double(Float64Builder::with_capacity(rows)),
+            ColumnType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
+            ColumnType::Timestamp => {
+                Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone(UTC))
+            }
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, value: &ClearedValue<'_>, made: &str) -> Result<(), Refused> {
+        match (self, value) {
+            (Self::Text { builder, bytes }, ClearedValue::Str(_) | ClearedValue::Made(..)) => {
+                let text = value.text(made).ok_or(Refused::WrongType)?;
+                *bytes += text.len();
+                if *bytes > COLUMN_BYTES_MAX {
+                    return Err(Refused::TooMuchText);
+                }
+                builder.append_value(text);
+            }
+            (Self::Long(builder), ClearedValue::Int(int)) => builder.append_value(*int),
+            (Self::Double(builder), ClearedValue::Double(double)) => builder.append_value(*double),
+            (Self::Boolean(builder), ClearedValue::Bool(flag)) => builder.append_value(*flag),
+            (Self::Timestamp(builder), ClearedValue::Int(micros)) => builder.append_value(*micros),
+            _ => return Err(Refused::WrongType),
+        }
+        Ok(())
+    }
+
+    fn push_nulls(&mut self, count: usize) {
+        match self {
+            Self::Text { builder, .. } => builder.append_nulls(count),
+            Self::Long(builder) => builder.append_nulls(count),
+            Self::Double(builder) => builder.append_nulls(count),
+            Self::Boolean(builder) => builder.append_nulls(count),
+            Self::Timestamp(builder) => builder.append_nulls(count),
+        }
+    }
+}
+
+/// Writes lower-case hex digits into `out`; bytes that do not fit are left out (the longest id is 16 bytes).
+fn hex_text<'o>(bytes: &[u8], out: &'o mut [u8; 32]) -> &'o str {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble & 15)).copied().unwrap_or(b'0');
+    let mut length = 0;
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(*byte));
+            length += 2;
+        }
+    }
+    out.get(..length).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default()
+}

@@ -1,0 +1,175 @@
+//! From batches to uploaded files: cuts runs, has them sorted and encoded off the async threads, names and stores them.
+//!
+//! Owns: how much is held in memory, file names, the upload. Does not own: the order of rows, the encoding, the commit.
+
+use std::sync::Arc;
+
+use arrow::array::Array;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use jiff::civil::Date;
+use jiff::{Span, ToSpan};
+use object_store::{ObjectStoreExt, WriteMultipart};
+use tokio::task::spawn_blocking;
+
+use super::encode::{EncodedFile, encode};
+use super::layout::SortedRows;
+use super::{DataFileError, FileTarget, RUN_BYTES_MAX, WrittenFile};
+
+/// A file above this goes up in parts, so that a lost connection costs a part and not the file.
+const SINGLE_PUT_BYTES_MAX: usize = 16 << 20;
+
+/// Size of a part; S3 wants at least 5 MiB.
+const PART_BYTES: usize = 8 << 20;
+
+/// Parts on their way at once.
+const PARTS_IN_FLIGHT_MAX: usize = 4;
+
+/// Writes the rows of one commit as data files. Rows are held until a run is full; then the run is written.
+#[derive(Debug)]
+pub struct DataFileWriter {
+    target: Arc<FileTarget>,
+    run: Vec<RecordBatch>,
+    run_bytes: usize,
+    run_bytes_max: usize,
+    written: Vec<WrittenFile>,
+}
+
+impl DataFileWriter {
+    /// A writer of files to `target`.
+    #[must_use]
+    pub fn new(target: FileTarget) -> Self {
+        Self::with_run_bytes_max(target, RUN_BYTES_MAX)
+    }
+
+    pub(crate) fn with_run_bytes_max(target: FileTarget, run_bytes_max: usize) -> Self {
+        Self { target: Arc::new(target), run: Vec::new(), run_bytes: 0, run_bytes_max, written: Vec::new() }
+    }
+
+    /// Adds rows. Columns are matched by name; a column that the batch lacks is null.
+    ///
+    /// # Errors
+    /// Where a full run could not be written. The writer must then be dropped; its files stay unnamed by any commit.
+    pub async fn push(&mut self, batch: RecordBatch) -> Result<(), DataFileError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.check_columns(&batch)?;
+        let batch_bytes = bytes_of(&batch);
+        if self.run_bytes + batch_bytes > self.run_bytes_max {
+            self.write_run().await?;
+        }
+        self.run_bytes += batch_bytes;
+        self.run.push(batch);
+        Ok(())
+    }
+
+    /// Writes what is left and tells all files, each of them durable.
+    ///
+    /// # Errors
+    /// As for [`DataFileWriter::push`].
+    pub async fn finish(mut self) -> Result<Vec<WrittenFile>, DataFileError> {
+        self.write_run().await?;
+        Ok(self.written)
+    }
+
+    /// A column that the table lacks would be lost without a word.
+    fn check_columns(&self, batch: &RecordBatch) -> Result<(), DataFileError> {
+        match batch.schema_ref().fields().iter().find(|field| self.target.schema.index_of(field.name()).is_err()) {
+            Some(unknown) => Err(DataFileError::ColumnUnknown { column: unknown.name().clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the run's days one after another, so that late events of a hundred days need no more memory than one.
+    async fn write_run(&mut self) -> Result<(), DataFileError> {
+        if self.run.is_empty() {
+            return Ok(());
+        }
+        let batches: Arc<[RecordBatch]> = std::mem::take(&mut self.run).into();
+        self.run_bytes = 0;
+        let sorted = spawn_blocking({
+            let batches = Arc::clone(&batches);
+            move || SortedRows::of(&batches)
+        })
+        .await??;
+        let sorted = Arc::new(sorted);
+        for index in 0..sorted.day_count() {
+            let (target, batches, sorted) =
+                (Arc::clone(&self.target), Arc::clone(&batches), Arc::clone(&sorted));
+            let encoded = spawn_blocking(move || match sorted.day(index) {
+                Some((day, rows)) => encode(&target, &batches, rows).map(|file| Some((day, file))),
+                None => Ok(None),
+            })
+            .await??;
+            if let Some((day, file)) = encoded {
+                let file = self.store(day, file).await?;
+                self.written.push(file);
+            }
+        }
+        Ok(())
+    }
+
+    async fn store(&self, day: i32, file: EncodedFile) -> Result<WrittenFile, DataFileError> {
+        let name = format!(
+            "event_time_day={}/{}-{}.parquet",
+            date_of(day),
+            self.target.file_prefix,
+            self.written.len()
+        );
+        let location = format!("{}/{name}", self.target.location);
+        let size_bytes = file.bytes.len() as u64;
+        upload(&self.target, &name, file.bytes)
+            .await
+            .map_err(|source| DataFileError::Upload { location: location.clone(), source })?;
+        Ok(WrittenFile {
+            location,
+            day,
+            rows: file.rows,
+            size_bytes,
+            columns: file.columns,
+            split_offsets: file.split_offsets,
+        })
+    }
+}
+
+async fn upload(target: &FileTarget, name: &str, bytes: Bytes) -> object_store::Result<()> {
+    let key = name.split('/').fold(target.directory.clone(), |key, part| key.join(part));
+    if bytes.len() <= SINGLE_PUT_BYTES_MAX {
+        target.store.put(&key, bytes.into()).await?;
+        return Ok(());
+    }
+    let mut parts =
+        WriteMultipart::new_with_chunk_size(target.store.put_multipart(&key).await?, PART_BYTES);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        if let Err(error) = parts.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await {
+            // The abort is a courtesy to the store's bill; the error that matters is the first one.
+            parts.abort().await.ok();
+            return Err(error);
+        }
+        parts.put(rest.split_to(rest.len().min(PART_BYTES)));
+    }
+    parts.finish().await?;
+    Ok(())
+}
+
+/// Bytes that the batch's own rows take. Not what its buffers span: batches that were decoded from one message share
+/// its buffer, and would each count all of it.
+fn bytes_of(batch: &RecordBatch) -> usize {
+    batch
+        .columns()
+        .iter()
+        .map(|column| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()))
+        .sum()
+}
+
+/// A partition's date as people write it. Days beyond the year 9999 keep their number.
+fn date_of(day: i32) -> String {
+    const EPOCH: Date = Date::constant(1970, 1, 1);
+    let span: Result<Span, _> = 0.days().try_days(day);
+    match span.and_then(|span| EPOCH.checked_add(span)) {
+        Ok(date) => date.to_string(),
+        Err(_) => format!("day{day}"),
+    }
+}

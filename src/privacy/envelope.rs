@@ -1,0 +1,200 @@
+//! The envelope's values: what a sender says about an event besides its attributes.
+//!
+//! Owns: which names, versions and ids are plausible, severities, the event's time and its bounds. Does not own: columns.
+//!
+//! An envelope value is not declared by anyone, so it is stored only in a form that leaves no room for something else:
+//! names and versions are short words without spaces, a severity is one of six.
+
+use std::time::Duration;
+
+use super::GateOptions;
+use super::coerce::unquote;
+use super::tally::AttributeOutcome;
+use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawResource, RawValue};
+
+const NAME_BYTES_MAX: usize = 128;
+const VERSION_BYTES_MAX: usize = 64;
+const UID_BYTES_MAX: usize = 128;
+
+/// What a resource adds to the envelope of its events.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ResourceEnvelope<'a> {
+    pub(super) service_name: Option<&'a str>,
+    pub(super) service_version: Option<&'a str>,
+    /// A value was there, but does not look like a name or version.
+    pub(super) implausible: bool,
+}
+
+impl<'a> ResourceEnvelope<'a> {
+    pub(super) fn new(raw: &RawEvents<'a>, resource: &RawResource<'a>) -> Self {
+        let mut envelope = Self::default();
+        for attribute in raw.attributes(&resource.attributes) {
+            match attribute.key {
+                b"service.name" => envelope.service_name = envelope.read(attribute, NAME_BYTES_MAX),
+                b"service.version" => envelope.service_version = envelope.read(attribute, VERSION_BYTES_MAX),
+                _ => {}
+            }
+        }
+        envelope
+    }
+
+    fn read(&mut self, attribute: &RawAttribute<'a>, bytes_max: usize) -> Option<&'a str> {
+        let value = match attribute.value {
+            RawValue::Str(text) => plausible_name(text, bytes_max),
+            _ => None,
+        };
+        self.implausible |=
+            value.is_none() && !matches!(attribute.value, RawValue::Empty | RawValue::Str(b""));
+        value
+    }
+}
+
+/// The scope's name, and whether there was one that is not plausible.
+pub(super) fn scope_name(name: &[u8]) -> (Option<&str>, bool) {
+    let plausible = plausible_name(name, NAME_BYTES_MAX);
+    (plausible, plausible.is_none() && !name.is_empty())
+}
+
+/// A name or version as people write them for software: `flagsmith-api`, `@scope/package`, `common.core.otel`, `1.2.3+4`.
+/// An `@` is allowed only in front, as npm has it, so that no e-mail address passes.
+fn plausible_name(text: &[u8], bytes_max: usize) -> Option<&str> {
+    let (first, rest) = text.split_first()?;
+    let plausible = text.len() <= bytes_max
+        && (first.is_ascii_alphanumeric() || matches!(first, b'@' | b'_'))
+        && rest.iter().all(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'/' | b':' | b'+' | b'-')
+        });
+    if plausible { std::str::from_utf8(text).ok() } else { None }
+}
+
+/// The value of `log.record.uid` as an event id: 1 to 128 letters, digits, `.`, `_`, `:`, `-`.
+pub(super) fn uid(value: RawValue<'_>) -> Result<&str, AttributeOutcome> {
+    let RawValue::Str(bytes) = value else {
+        return Err(if value == RawValue::Empty {
+            AttributeOutcome::Null
+        } else {
+            AttributeOutcome::TypeMismatch
+        });
+    };
+    let text = std::str::from_utf8(bytes).map_err(|_| AttributeOutcome::InvalidUtf8)?;
+    let is_plausible = |id: &str| {
+        (1..=UID_BYTES_MAX).contains(&id.len())
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-'))
+    };
+    match unquote(text) {
+        std::borrow::Cow::Borrowed("null") => Err(AttributeOutcome::Null),
+        std::borrow::Cow::Borrowed(id) if is_plausible(id) => Ok(id),
+        _ => Err(AttributeOutcome::Implausible),
+    }
+}
+
+/// One of the six severities: by number, else by a well-known text. Other text is never stored.
+pub(super) fn severity(number: i32, text: &[u8]) -> Option<&'static str> {
+    const TEXTS: [(&str, &str); 19] = [
+        ("info", "info"),
+        ("debug", "debug"),
+        ("warning", "warn"),
+        ("error", "error"),
+        ("critical", "fatal"),
+        ("trace", "trace"),
+        ("warn", "warn"),
+        ("fatal", "fatal"),
+        ("information", "info"),
+        ("informational", "info"),
+        ("notice", "info"),
+        ("verbose", "debug"),
+        ("err", "error"),
+        ("exception", "error"),
+        ("crit", "fatal"),
+        ("alert", "fatal"),
+        ("emergency", "fatal"),
+        ("emerg", "fatal"),
+        ("panic", "fatal"),
+    ];
+    match number {
+        1..=4 => Some("trace"),
+        5..=8 => Some("debug"),
+        9..=12 => Some("info"),
+        13..=16 => Some("warn"),
+        17..=20 => Some("error"),
+        21..=24 => Some("fatal"),
+        _ => {
+            TEXTS.iter().find(|(known, _)| text.eq_ignore_ascii_case(known.as_bytes())).map(|(_, name)| *name)
+        }
+    }
+}
+
+/// The span of event times that are accepted at one moment, in microseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TimeBounds {
+    now: i64,
+    oldest: i64,
+    newest: i64,
+}
+
+impl TimeBounds {
+    pub(super) fn at(now: i64, options: &GateOptions) -> Self {
+        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self {
+            now,
+            oldest: now.saturating_sub(micros(options.age_max)),
+            newest: now.saturating_add(micros(options.future_max)),
+        }
+    }
+
+    /// When the event happened: its time, else the time at which it was observed, else now. None where that is out of
+    /// bounds: such a time is a fault of the sender's clock, and each would open a partition of its own.
+    pub(super) fn event_time(&self, record: &RawRecord<'_>) -> Option<i64> {
+        let nanos = match (record.time_unix_nano, record.observed_time_unix_nano) {
+            (0, 0) => return Some(self.now),
+            (0, observed) => observed,
+            (time, _) => time,
+        };
+        // A negative time is a huge one on the wire, thus out of bounds; 2^64 ns in microseconds fit an i64.
+        let micros = i64::try_from(nanos / 1000).unwrap_or(i64::MAX);
+        (self.oldest..=self.newest).contains(&micros).then_some(micros)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plausible_or_withheld() {
+        for name in ["flagsmith-api", "@opentelemetry/sdk-logs", "common.core.otel", "3.12.0+build.5", "a"] {
+            assert_eq!(scope_name(name.as_bytes()), (Some(name), false));
+        }
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        for name in ["bob@example.org", "two words", "-x", "ünicode", "a\nb", "a\0", "\"quoted\"", &long] {
+            assert_eq!(scope_name(name.as_bytes()), (None, true), "{name}");
+        }
+        assert_eq!(scope_name(b""), (None, false));
+        assert_eq!(scope_name(b"\xff"), (None, true));
+    }
+
+    #[test]
+    fn severities_are_one_of_six_or_absent() {
+        let by_number: Vec<_> = [1, 5, 9, 13, 17, 21, 24].map(|number| severity(number, b"secret")).to_vec();
+        let expected = ["trace", "debug", "info", "warn", "error", "fatal", "fatal"].map(Some);
+        assert_eq!(by_number, expected);
+        assert_eq!(severity(0, b"WARNING"), Some("warn"));
+        assert_eq!(severity(0, b"Critical"), Some("fatal"));
+        assert_eq!(severity(25, b"bob@example.org"), None);
+        assert_eq!(severity(-1, b""), None);
+    }
+
+    #[test]
+    fn ids_are_plausible_or_refused() {
+        assert_eq!(uid(RawValue::Str(b"01J-a.b_c:9")), Ok("01J-a.b_c:9"));
+        assert_eq!(uid(RawValue::Str(b"\"7d4a7b1c-uuid\"")), Ok("7d4a7b1c-uuid"));
+        assert_eq!(uid(RawValue::Str(b"null")), Err(AttributeOutcome::Null));
+        assert_eq!(uid(RawValue::Str(b"")), Err(AttributeOutcome::Implausible));
+        assert_eq!(uid(RawValue::Str(b"bob@example.org")), Err(AttributeOutcome::Implausible));
+        assert_eq!(uid(RawValue::Str(&[b'a'; 129])), Err(AttributeOutcome::Implausible));
+        assert_eq!(uid(RawValue::Int(1)), Err(AttributeOutcome::TypeMismatch));
+        assert_eq!(uid(RawValue::Str(b"\xff")), Err(AttributeOutcome::InvalidUtf8));
+    }
+}

@@ -1,0 +1,86 @@
+//! What makes an event itself: a keyed hash of its content and its place in the request.
+//!
+//! Owns: the digest of a record and of a request. Does not own: `log.record.uid`, which takes precedence as event id.
+//!
+//! The hash is keyed (HMAC-SHA256, cut to 128 bits) because a record's content has few bits that a stranger does not
+//! know: from an unkeyed hash, a dropped value could be guessed. Every byte of a request is hashed once: a resource and
+//! a scope when first met, a record behind their codes. The ordinal keeps equal events of one request apart; a client
+//! that sends the same request again sends the same ordinals.
+
+use crate::receive::decode::{RawEvents, RawRecord};
+use crate::secret::{DerivedKey, Mac, MasterKey};
+
+/// First byte of a hashed message: says what it is, so that no resource can pass for a record.
+const RESOURCE: u8 = 0;
+const SCOPE: u8 = 1;
+const REQUEST: u8 = 2;
+const RECORD: u8 = 3;
+
+/// The digests of one request, while it is read.
+#[derive(Debug)]
+pub(super) struct Identities<'k> {
+    key: &'k DerivedKey,
+    resources: Vec<[u8; 32]>,
+    scopes: Vec<[u8; 32]>,
+    /// The state behind the codes of a resource and a scope. Records come grouped, so the last one is the one needed.
+    context: Option<((u32, u32), Mac)>,
+    request: Mac,
+}
+
+impl<'k> Identities<'k> {
+    pub(super) fn purpose_key(keys: &MasterKey) -> DerivedKey {
+        keys.derive("event-id")
+    }
+
+    pub(super) fn new(key: &'k DerivedKey, raw: &RawEvents<'_>) -> Self {
+        let code = |tag: u8, encoded: &[u8]| {
+            let mut mac = key.start();
+            mac.update(&[tag]);
+            mac.update(encoded);
+            mac.finish()
+        };
+        let mut request = key.start();
+        request.update(&[REQUEST]);
+        Self {
+            key,
+            resources: raw.resources.iter().map(|resource| code(RESOURCE, resource.encoded)).collect(),
+            scopes: raw.scopes.iter().map(|scope| code(SCOPE, scope.encoded)).collect(),
+            context: None,
+            request,
+        }
+    }
+
+    /// The digest of the next record of the request.
+    pub(super) fn record(&mut self, record: &RawRecord<'_>) -> [u8; 16] {
+        let mut mac = self.context(record.resource, record.scope);
+        mac.update(&record.ordinal.to_le_bytes());
+        mac.update(record.encoded);
+        let digest = cut(mac.finish());
+        self.request.update(&digest);
+        digest
+    }
+
+    /// The digest of all records, in order: those that were dropped as well, so that it does not depend on the registry.
+    pub(super) fn finish(self) -> [u8; 16] {
+        cut(self.request.finish())
+    }
+
+    fn context(&mut self, resource: u32, scope: u32) -> Mac {
+        if let Some((place, mac)) = &self.context
+            && *place == (resource, scope)
+        {
+            return mac.clone();
+        }
+        let mut mac = self.key.start();
+        mac.update(&[RECORD]);
+        // A record without either has a zero code, which no message has.
+        mac.update(self.resources.get(resource as usize).unwrap_or(&[0; 32]));
+        mac.update(self.scopes.get(scope as usize).unwrap_or(&[0; 32]));
+        self.context = Some(((resource, scope), mac.clone()));
+        mac
+    }
+}
+
+fn cut(code: [u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|place| code.get(place).copied().unwrap_or(0))
+}
