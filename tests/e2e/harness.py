@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import selectors
 import shutil
 import signal
 import socket
@@ -229,8 +230,6 @@ class Esker:
 
 def read_line(process: subprocess.Popen, seconds: float) -> bytes:
     """One line of stdout; empty if the process ended before it."""
-    import selectors
-
     deadline, line = time.monotonic() + seconds, b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
