@@ -1,0 +1,220 @@
+"""`esker check | explain | status`, `--help`, and the exit codes: 0 done, 1 failed, 2 bad usage or configuration."""
+
+import json
+import os
+import signal
+import subprocess
+
+import lake
+import otlp
+import pytest
+from harness import REPO, SCHEMAS, Esker, binary, read_line, request
+
+
+@pytest.fixture(scope="module")
+def idle(homes) -> Esker:
+    """A configuration whose service never ran."""
+    return Esker(homes("commands"))
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["status"]])
+def test_help_has_an_example(idle, command):
+    done = idle.run(*command, "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout and "esker" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["no-such-command"], ["check", "--no-such-flag"], ["explain"], []])
+def test_bad_usage_is_exit_code_2(idle, arguments):
+    done = idle.run(*arguments)
+    assert done.returncode == 2
+    assert "sage" in done.stderr
+
+
+def test_check_tells_what_is_declared(idle):
+    text = idle.run("check")
+    assert text.returncode == 0, text.stderr
+    assert "3 events" in text.stdout
+    report = json.loads(idle.run("check", "--format", "json").stdout)
+    assert report["events"] == 3
+    assert report["events_by_category"] == {"operational": 1, "product": 1, "security": 1}
+
+
+def test_check_of_the_repositorys_own_registry(homes):
+    done = Esker(homes("own-registry"), REPO / "schemas").run("check", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["events"] >= 90
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("privacy: pseudonymous", "privacy: secretish"), ["secretish", "user.id"]),
+        (("category: product", "category: misc"), ["misc", "test.order.placed"]),
+        (("ref: test.ratio", "ref: test.ration"), ["test.ration"]),
+        (("type: boolean", "type: bool"), ["test.flag"]),
+        (("key: test.flag", "key: test_seq"), ["test.seq", "test_seq"]),
+        (("file_format: definition/2", "file_format: definition/9"), ["definition/9"]),
+    ],
+)
+def test_check_names_what_is_wrong(homes, change, said):
+    home = homes("bad-registry")
+    folder = home / "schemas"
+    folder.mkdir(parents=True)
+    text = (SCHEMAS / "events.yaml").read_text()
+    assert change[0] in text
+    (folder / "events.yaml").write_text(text.replace(*change))
+    done = Esker(home, folder).run("check")
+    assert done.returncode == 2
+    assert "events.yaml" in done.stderr
+    for part in said:
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[flush]\nmax_aeg = '1s'", ["flush.max_aeg", "max_age"]),
+        ("[flush]\nmax_age = '1 fortnight'", ["flush.max_age"]),
+        ("[table]\nwarehouse = 'ftp://x'", ["table.warehouse", "file://"]),
+        ("[receive]\nhttp = 'everywhere'", ["receive.http"]),
+        ("nonsense = 1", ["nonsense"]),
+        ("[flush", []),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_bad_configuration_names_the_key(homes, command, line, said):
+    home = homes("bad-config")
+    home.mkdir()
+    (home / "esker.toml").write_text(line + "\n")
+    done = subprocess.run([binary(), command], cwd=home, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    for part in said:
+        assert part in done.stderr
+    assert not (home / "esker-data").exists()
+
+
+def test_a_configuration_file_that_is_not_there_is_told(homes):
+    done = subprocess.run([binary(), "--config", "/no/such.toml", "check"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "/no/such.toml" in done.stderr
+
+
+def test_the_environment_sets_keys(idle):
+    done = idle.run("check", env={**os.environ, "ESKER_FLUSH__MAX_AGE": "soon"})
+    assert done.returncode == 2 and "flush.max_age" in done.stderr.lower()
+
+
+def test_a_literal_secret_is_refused_without_repeating_it(homes):
+    service = Esker(homes("literal-secret"), privacy={"key": "hunter2-hunter2"})
+    done = service.run("check")
+    assert done.returncode == 2
+    assert "privacy.key" in done.stderr and "hunter2" not in done.stderr + done.stdout
+
+
+def explained(service: Esker, tmp_path, *records: dict) -> list[dict]:
+    file = tmp_path / "request.json"
+    file.write_bytes(otlp.json_export(*records))
+    done = service.run("explain", str(file), "--format", "json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    return answer["events"] if isinstance(answer, dict) else answer
+
+
+def test_explain_says_what_happens_to_each_attribute_and_why(idle, tmp_path):
+    attributes = {"test.seq": 1, "user.id": "u1", "user.email": "a@b.c", "not.declared": 1, "test.plan": "gold"}
+    (event,) = explained(idle, tmp_path, otlp.json_record("test.order.placed", attributes))
+    assert (event["name"], event["verdict"]) == ("test.order.placed", "cleared")
+    reasons = {item["key"]: item["reason"] for item in event["attributes"]}
+    assert reasons == {
+        "test.seq": "kept",
+        "user.id": "pseudonymised",
+        "user.email": "dropped_personal",
+        "not.declared": "undeclared",
+        "test.plan": "not_a_member",
+    }
+    assert not idle.data.exists(), "explain stores nothing"
+
+
+def test_explain_shows_the_pseudonym_that_is_stored(esker, tmp_path):
+    service = esker().start()
+    record = otlp.json_record("test.login.failed", {"user.id": "u1"})
+    assert service.post(otlp.json_export(record), otlp.JSON).status == 200
+    assert service.stop() == 0
+    (event,) = explained(service, tmp_path, record)
+    rows = lake.query(service.table, "SELECT user_id, event_id FROM events")
+    assert rows == [(event["attributes"][0]["stored"], event["envelope"]["event_id"])]
+
+
+def test_explain_of_dropped_and_rejected_events(idle, tmp_path):
+    records = [otlp.json_record("no.such.event"), otlp.json_record(""), otlp.json_record(timeUnixNano=str(2**62))]
+    events = explained(idle, tmp_path, *records)
+    verdicts = [(event["verdict"], event["reason"]) for event in events]
+    assert verdicts == [("dropped", "undeclared"), ("dropped", "unnamed"), ("rejected", "time_out_of_range")]
+
+
+def test_explain_as_text_and_of_the_shipped_example(homes):
+    service = Esker(homes("explain"), REPO / "schemas")
+    done = service.run("explain", str(REPO / "examples" / "request.json"))
+    assert done.returncode == 0, done.stderr
+    assert "workflows.change_request.committed" in done.stdout
+    assert "someone@example.com" not in done.stdout
+
+
+def test_explain_of_what_is_no_request_fails(idle, tmp_path):
+    file = tmp_path / "bad.json"
+    file.write_text('{"resourceLogs": 7, "x": "marker-value"}')
+    done = idle.run("explain", str(file))
+    assert done.returncode == 1
+    assert "bad.json" in done.stderr and "marker-value" not in done.stderr
+    assert idle.run("explain", str(tmp_path / "missing.json")).returncode == 1
+
+
+def test_status_before_while_and_after(esker):
+    service = esker(flush={"max_age": "1h"})
+    done = service.run("status", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["table"] is None
+    assert not service.data.exists(), "status changes nothing"
+
+    service.start()
+    assert service.post(otlp.numbered(range(30))).status == 200
+    status = json.loads(service.run("status", "--format", "json").stdout)
+    assert (status["wal"]["backlog_frames"], status["table"]["rows"]) == (1, 0)
+    assert status["wal"]["backlog_bytes"] > 0
+    assert status["counts"]["events"]["test.job.finished"]["in_flight"] == 30
+    assert "test.job.finished" in service.run("status").stdout
+
+    service.kill()
+    status = json.loads(service.run("status", "--format", "json").stdout)
+    assert status["wal"]["backlog_frames"] == 1, "also of a process that was killed"
+
+    service.start()
+    assert service.stop() == 0
+    status = json.loads(service.run("status", "--format", "json").stdout)
+    table = status["table"]
+    assert table["location"].removeprefix("file://") == str(service.table)
+    assert (table["rows"], table["data_files"], table["snapshots"]) == (30, 1, 1)
+    assert status["wal"]["backlog_frames"] == 0
+    assert "30" in service.run("status").stdout
+
+
+def test_a_fresh_clone_serves_without_any_configuration(homes):
+    """The embedded default, but for the ports, which another process of this machine may hold."""
+    home = homes("no-config")
+    home.mkdir()
+    (home / "schemas").symlink_to(REPO / "schemas")
+    ports = {f"ESKER_RECEIVE__{name}": "127.0.0.1:0" for name in ("GRPC", "HTTP", "ADMIN")}
+    process = subprocess.Popen([binary(), "serve"], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **ports})
+    try:
+        ready = json.loads(read_line(process, 60))
+        example = (REPO / "examples" / "request.json").read_bytes()
+        assert request(ready["http"], "POST", "/v1/logs", example, {"content-type": "application/json"}).status == 200
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and stdout == b"", "one line on stdout, and no more"
+    finally:
+        process.kill()
+    table = home / "esker-data" / "warehouse" / "product" / "events"
+    rows = lake.query(table, "SELECT event_name, organisation_id, amplitude_user_id LIKE 'e1_%' FROM events")
+    assert rows == [("workflows.change_request.committed", 1, True)]
+    assert (home / "esker-data" / "esker.key").stat().st_mode & 0o777 == 0o600
