@@ -45,10 +45,15 @@ fn main() {
     let total = started.elapsed();
     let events = requests * load::RECORDS as u64;
     let (files, bytes) = data_files(&folder.path().join("data/warehouse/product/events/data"));
-    println!("events                      {events} in {requests} requests from {CLIENTS} clients, all acknowledged after fdatasync");
+    println!(
+        "events                      {events} in {requests} requests from {CLIENTS} clients, all acknowledged after fdatasync"
+    );
     println!("acknowledged                {:.0} events/s", rate(events, acknowledged));
     println!("committed (drained)         {:.0} events/s", rate(events, total));
-    println!("server CPU                  {:.2} us per event", (after - before).as_secs_f64() * 1e6 / events as f64);
+    println!(
+        "server CPU                  {:.2} us per event",
+        (after - before).as_secs_f64() * 1e6 / events as f64
+    );
     println!("peak resident memory        {:.0} MiB", peak_under_load as f64 / 1024.0);
     println!("data files                  {files}, {:.1} bytes per event", bytes as f64 / events as f64);
 }

@@ -3,7 +3,11 @@
 //!
 //! Owns: making such requests, and making each one different from the last. Does not own: measuring.
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench that cannot make its load must stop")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a bench that cannot make its load must stop"
+)]
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value};

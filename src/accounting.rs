@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::privacy::tally::{AttributeOutcome, EventOutcome, SubjectTally, Tally, Verdict};
+use crate::privacy::{AttributeOutcome, EventOutcome, SubjectTally, Tally, Verdict};
 use crate::registry::Registry;
 
 /// The counts of one event name.

@@ -14,6 +14,9 @@ pub mod raw;
 
 use raw::RawConfig;
 
+use crate::receive::decode::NameRule;
+use crate::wal::OnDamage;
+
 /// The file that is read when `--config` is not given and it exists.
 pub const DEFAULT_FILE: &str = "esker.toml";
 
@@ -60,26 +63,8 @@ pub struct ReceiveConfig {
     pub memory_bytes_max: u64,
     /// Connections per listener.
     pub connections_max: usize,
-    /// How long a client may take to send a whole request.
-    pub request_time_max: Duration,
-}
-
-/// One entry of `receive.names`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameRule {
-    /// Applies to this instrumentation scope only; to all where absent.
-    pub scope: Option<String>,
-    /// Where the name is.
-    pub from: NameSource,
-}
-
-/// Where a producer keeps the event's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NameSource {
-    /// In a string attribute with this key.
-    Attribute(String),
-    /// In the body, where it is a string.
-    Body,
+    /// How long a request's body may take to arrive.
+    pub body_read_max: Duration,
 }
 
 /// Section `privacy`.
@@ -109,8 +94,8 @@ pub struct WalConfig {
     pub bytes_max: u64,
     /// Size of one file, bytes.
     pub segment_bytes: u64,
-    /// True: damage is set aside and the rest goes on. False: start-up is refused.
-    pub set_damage_aside: bool,
+    /// What happens to acknowledged frames that cannot be read.
+    pub on_damage: OnDamage,
 }
 
 /// Sections `table`, `catalog` and `storage`.

@@ -36,9 +36,9 @@ pub enum FlushError {
     /// The WAL cannot be read back.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A committed span of the WAL cannot be released.
+    /// The WAL has stopped.
     #[error(transparent)]
-    Release(#[from] ControlError),
+    Log(#[from] ControlError),
     /// What the WAL holds is not what was written.
     #[error("the WAL's frame {position} holds no readable rows")]
     Payload {
@@ -127,7 +127,8 @@ impl FlushError {
         match self {
             Self::Files(error) => error.is_retryable(),
             Self::Table(error) => error.is_retryable(),
-            Self::Read(_) | Self::Release(_) | Self::Payload { .. } | Self::Interrupted(_) => false,
+            Self::Log(error) => matches!(error, ControlError::Io { .. }),
+            Self::Read(_) | Self::Payload { .. } | Self::Interrupted(_) => false,
         }
     }
 }
@@ -192,11 +193,11 @@ impl Flusher {
         if self.pending.is_some() {
             return;
         }
-        let mut durable = self.wal.watch_durable();
+        let mut durable = self.wal.durable_changes();
         let mut due: Option<Instant> = None;
         loop {
             let waiting = *durable.borrow_and_update() > self.committed;
-            if stop.is_cancelled() || (waiting && self.wal.unreleased_bytes() >= self.options.max_bytes) {
+            if stop.is_cancelled() || (waiting && self.wal.waiting(self.committed).bytes >= self.options.max_bytes) {
                 return;
             }
             if waiting {
@@ -225,22 +226,28 @@ impl Flusher {
             "esker.rows-by-event".to_owned(),
             serde_json::to_string(&pending.rows).unwrap_or_default(),
         )]);
-        let outcome = self.table.append(pending.files.clone(), pending.claim.clone(), summary).await;
-        if let Err(error) = outcome {
+        if let Err(error) = self.table.append(&pending.files, &pending.claim, &summary).await {
             // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again.
             self.pending = Some(pending);
             return Err(error.into());
         }
-        self.released(pending)
+        self.released(pending).await
     }
 
     /// The commit is confirmed: count its rows and let the WAL go.
-    fn released(&mut self, pending: Pending) -> Result<(), FlushError> {
+    async fn released(&mut self, pending: Pending) -> Result<(), FlushError> {
         let now = self.clock.now_micros();
         let through = pending.claim.through;
         self.accounting.committed(&pending.rows);
         self.committed = through;
-        self.wal.release(through)?;
+        match self.wal.release(through).await {
+            Ok(_) => {}
+            // The span is in the table: what stays of it on disk is harmless, and the next release removes it.
+            Err(ControlError::Io { action, path, source }) => {
+                tracing::warn!(action, path = %path.display(), %source, "a committed WAL span could not be removed yet");
+            }
+            Err(error) => return Err(error.into()),
+        }
         self.watch.update(|report| {
             report.commits += 1;
             report.last_commit_micros = Some(now);
@@ -260,8 +267,10 @@ impl Flusher {
     /// a thread of its own and the listeners keep theirs.
     async fn write_files(&self) -> Result<Option<Pending>, FlushError> {
         let commit_id = self.ids.next_id();
-        let target = self.table.file_target(commit_id);
-        let frames = self.wal.read(self.committed)?.with_bytes_max(self.options.max_bytes);
+        let target = self.table.file_target(commit_id)?;
+        // A new segment begins here, so that all that is read now can be removed once it is committed.
+        let through = self.wal.rotate().await?;
+        let frames = self.wal.read(self.committed, through).with_bytes_max(self.options.max_bytes);
         let (writer, committed) = (self.writer, self.committed);
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
@@ -287,8 +296,10 @@ async fn write_frames(
         oldest_micros = oldest_micros.min(frame.received_micros);
         let batch = Batch::from_ipc(frame.payload)
             .map_err(|source| FlushError::Payload { position: frame.position, source })?;
-        batch.count_events(&mut rows);
-        files.push(batch.into_record_batch()).await?;
+        for count in batch.event_counts() {
+            *rows.entry(count.name).or_default() += count.events;
+        }
+        files.push(batch.record_batch().clone()).await?;
     }
     if through == committed {
         return Ok(None);

@@ -83,13 +83,14 @@ impl Parts {
     /// Decodes, clears and encodes. No I/O.
     fn prepare(&self, request: &[u8]) -> Result<Prepared, Refusal> {
         let received_micros = self.clock.now_micros();
-        let raw = RawEvents::decode(request, &self.names).map_err(|error| Refusal::Malformed(error.reason()))?;
+        let raw = RawEvents::decode(request, &self.names)?;
         let cleared = self.gate.clear(&raw, received_micros, &mut Silent);
         let payload = if cleared.events().is_empty() {
             None
         } else {
-            let batch = self.encoder.encode(&cleared, received_micros);
-            Some((batch.rows(), batch.to_ipc()))
+            let batch = self.encoder.encode(&cleared, received_micros).map_err(|_| unencoded())?;
+            let events = u32::try_from(batch.rows()).map_err(|_| unencoded())?;
+            Some((events, batch.to_ipc().map_err(|_| unencoded())?))
         };
         Ok(Prepared {
             digest: cleared.request_digest(),
@@ -110,7 +111,7 @@ impl Parts {
         let guard = loop {
             match self.window.claim(digest, received_micros) {
                 Claim::New(guard) => break guard,
-                Claim::Durable => {
+                Claim::Durable(_) => {
                     self.accounting.received(&delta.into_duplicates());
                     return Ok(receipt);
                 }
@@ -119,13 +120,9 @@ impl Parts {
             }
         };
         self.accounting.received(&delta);
-        match self.wal.append(NewFrame { digest, received_micros, events, payload }).await {
-            Ok(position) => {
-                guard.durable(position);
-                Ok(receipt)
-            }
+        match self.wal.append_claimed(NewFrame { digest, received_micros, events, payload }, guard).await {
+            Ok(_) => Ok(receipt),
             Err(error) => {
-                drop(guard);
                 self.accounting.not_stored(&delta, "wal_unavailable");
                 Err(refusal(&error))
             }
@@ -135,16 +132,20 @@ impl Parts {
 
 fn refusal(error: &AppendError) -> Refusal {
     match error {
-        AppendError::Full => Refusal::Overloaded { limit: "wal.max_bytes", retry_after: RETRY_AFTER },
-        AppendError::NoSpace => {
-            Refusal::Unavailable { reason: "the disk of the data directory is full", retry_after: RETRY_AFTER }
+        AppendError::Full { .. } => Refusal::Overloaded { limit: "wal.max_bytes", retry_after: RETRY_AFTER },
+        AppendError::NoSpace | AppendError::Io { .. } => {
+            Refusal::Unavailable { reason: "the data directory cannot be written, its disk may be full", retry_after: RETRY_AFTER }
         }
-        AppendError::Poisoned => {
+        AppendError::Poisoned(_) => {
             Refusal::Unavailable { reason: "the write-ahead log failed to sync", retry_after: RETRY_AFTER }
         }
         AppendError::Closed => stopped(),
-        AppendError::TooLarge { limit } => Refusal::TooLarge { limit: *limit },
+        AppendError::TooLarge { bytes_max, .. } => Refusal::TooLarge { limit: *bytes_max },
     }
+}
+
+fn unencoded() -> Refusal {
+    Refusal::Unavailable { reason: "the events could not be encoded", retry_after: RETRY_AFTER }
 }
 
 fn stopped() -> Refusal {

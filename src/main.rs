@@ -12,7 +12,11 @@ use esker::config::Config;
 
 /// Warehouse-native loader for product events: OTLP in, a private and durable Apache Iceberg table out.
 #[derive(Debug, Parser)]
-#[command(name = "esker", version, after_help = "Example:\n  esker serve\n  esker --config esker.toml status --format json")]
+#[command(
+    name = "esker",
+    version,
+    after_help = "Example:\n  esker serve\n  esker --config esker.toml status --format json"
+)]
 struct Arguments {
     /// Configuration file (TOML). Without it: esker.toml if it is there, else the embedded default.
     #[arg(long, global = true, value_name = "FILE")]
@@ -24,8 +28,10 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Receive events over OTLP and write them to the table until SIGTERM or Ctrl-C.
-    #[command(after_help = "Example:\n  esker serve\n  ESKER_FLUSH__MAX_AGE=1s esker --config esker.toml serve\n\n\
-        One JSON line with the bound addresses on stdout says that it is ready; everything else is logged on stderr.")]
+    #[command(
+        after_help = "Example:\n  esker serve\n  ESKER_FLUSH__MAX_AGE=1s esker --config esker.toml serve\n\n\
+        One JSON line with the bound addresses on stdout says that it is ready; everything else is logged on stderr."
+    )]
     Serve,
     /// Check the configuration and the registry without touching the data directory or the table.
     #[command(after_help = "Example:\n  esker check\n  esker --config esker.toml check --format json")]
@@ -72,14 +78,15 @@ impl From<OutputFormat> for Format {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = Config::load(arguments.config.as_deref()).map_err(AppError::from).and_then(|config| {
-        match arguments.command {
+    let outcome =
+        Config::load(arguments.config.as_deref()).map_err(AppError::from).and_then(|config| match arguments
+            .command
+        {
             Command::Serve => app::serve::command(config),
             Command::Check { format } => app::check::command(&config, format.into()),
             Command::Explain { file, format } => app::explain::command(&config, &file, format.into()),
             Command::Status { format } => app::status::command(&config, format.into()),
-        }
-    });
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

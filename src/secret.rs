@@ -28,9 +28,24 @@ const SALT: &[u8] = b"esker/1";
 /// RFC 4648's base 32 alphabet in lower case.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
+/// Reads the environment variable that a reference `env:NAME` names.
+///
+/// # Errors
+/// If it is not set, or not text. The message names the variable only.
+#[expect(clippy::disallowed_methods, reason = "secrets are referred to by variable, and this is where they are read")]
+pub fn environment(name: &str) -> Result<Zeroizing<String>, SecretError> {
+    std::env::var(name).map(Zeroizing::new).map_err(|_| SecretError::Unset { name: name.to_owned() })
+}
+
 /// Why a master key could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
+    /// The environment variable is missing.
+    #[error("the environment variable {name} is not set, or is not UTF-8; set it to the key")]
+    Unset {
+        /// Its name.
+        name: String,
+    },
     /// The key file is missing.
     #[error(
         "no key file at {path}; restore it from your backup: without it, pseudonyms no longer match the stored ones"

@@ -65,7 +65,11 @@ fn each_module_imports_only_what_stands_before_it() {
         for (name, other) in &order {
             let imports = code(&text).contains(&format!("crate::{name}::"))
                 || code(&text).contains(&format!("crate::{name};"));
-            assert!(!imports || other <= place, "{} imports {name}, which stands after {module}", path.display());
+            assert!(
+                !imports || other <= place,
+                "{} imports {name}, which stands after {module}",
+                path.display()
+            );
         }
     }
 }
@@ -112,7 +116,10 @@ fn every_file_says_what_it_is() {
 fn no_file_is_named_mod_or_for_nothing() {
     for (path, _) in all_sources() {
         let name = path.file_stem().unwrap().to_str().unwrap();
-        assert!(!["mod", "util", "utils", "common", "helper", "helpers", "manager", "misc"].contains(&name), "{name}");
+        assert!(
+            !["mod", "util", "utils", "common", "helper", "helpers", "manager", "misc"].contains(&name),
+            "{name}"
+        );
     }
 }
 

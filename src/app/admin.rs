@@ -11,15 +11,21 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounting::{Accounting, Counts};
 use crate::flush::FlushWatch;
-use crate::receive::stats::ReceiveStats;
+use crate::receive::stats::{Outcome, Protocol, ReceiveStats};
 use crate::telemetry::{self, Metric, Sample};
-use crate::wal::{Wal, WalStatus};
+use crate::wal::Wal;
+
+use super::status::LogStatus;
+
+/// A service that cannot take a request of this size is not ready.
+const ROOM_BYTES: u64 = 1 << 20;
 
 /// What the admin port reads.
 #[derive(Debug, Clone)]
@@ -52,7 +58,7 @@ pub struct LiveStatus {
     /// Why the last flush failed, while it is not overcome.
     pub trouble: Option<String>,
     /// The log.
-    pub wal: WalStatus,
+    pub wal: LogStatus,
     /// Event counts of this process.
     pub counts: Counts,
 }
@@ -76,9 +82,9 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationT
 async fn ready(State(state): State<AdminState>) -> Response {
     let problem = if state.stopping.is_cancelled() {
         Some("stopping")
-    } else if state.wal.is_poisoned() {
+    } else if state.wal.halted().now_or_never().is_some() {
         Some("the WAL failed to sync")
-    } else if state.wal.is_full() {
+    } else if !state.wal.has_room(ROOM_BYTES) {
         Some("the WAL is at its limit (wal.max_bytes)")
     } else {
         None
@@ -98,7 +104,7 @@ fn live(state: &AdminState) -> LiveStatus {
         flush_failures: report.failures,
         last_commit: report.last_commit_micros.map(rfc3339),
         trouble: report.trouble,
-        wal: state.wal.status(),
+        wal: state.wal.status().into(),
         counts: state.accounting.counts(),
     }
 }
@@ -140,7 +146,7 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
             ("rejected", count.rejected),
         ] {
             let labels = vec![("event", event.clone()), ("outcome", outcome.to_owned())];
-            totals.push(Sample { labels, value: value });
+            totals.push(Sample { labels, value });
         }
         in_flight.push(Sample {
             labels: vec![("event", event.clone())],
@@ -170,7 +176,7 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
     ]
 }
 
-fn wal_metrics(wal: &WalStatus) -> Vec<Metric> {
+fn wal_metrics(wal: &LogStatus) -> Vec<Metric> {
     vec![
         Metric::gauge("esker_wal_bytes", "Bytes of the WAL's files.", wal.bytes),
         Metric::gauge(
@@ -187,10 +193,12 @@ fn wal_metrics(wal: &WalStatus) -> Vec<Metric> {
 }
 
 fn request_metrics(stats: &ReceiveStats) -> Vec<Metric> {
-    let samples = stats.snapshot().into_iter().map(|(protocol, outcome, count)| Sample {
-        labels: vec![("protocol", protocol.to_owned()), ("outcome", outcome.to_owned())],
-        value: count,
+    let pairs = Protocol::ALL.into_iter().flat_map(|protocol| Outcome::ALL.map(|outcome| (protocol, outcome)));
+    let samples = pairs.map(|(protocol, outcome)| Sample {
+        labels: vec![("protocol", protocol.name().to_owned()), ("outcome", outcome.name().to_owned())],
+        value: stats.requests(protocol, outcome),
     });
+    let bytes = |count: fn(&ReceiveStats, Protocol) -> u64| Protocol::ALL.map(|protocol| count(stats, protocol)).iter().sum();
     vec![
         Metric {
             name: "esker_requests",
@@ -198,7 +206,10 @@ fn request_metrics(stats: &ReceiveStats) -> Vec<Metric> {
             counter: true,
             samples: samples.collect(),
         },
-        Metric::counter("esker_request_bytes", "Bytes of request bodies, decompressed.", stats.bytes()),
+        Metric::counter("esker_request_wire_bytes", "Bytes of bodies as sent.", bytes(ReceiveStats::wire_bytes)),
+        Metric::counter("esker_request_bytes", "Bytes of bodies, decompressed.", bytes(ReceiveStats::request_bytes)),
+        Metric::counter("esker_connections", "Connections accepted.", stats.connections_total()),
+        Metric::gauge("esker_connections_open", "Connections open now.", stats.connections_open()),
     ]
 }
 

@@ -30,7 +30,8 @@ struct Report {
 /// Every problem of the registry at once; exit code 2.
 pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
     let registry = Registry::load(&config.schemas)?;
-    let report = report(config, &registry);
+    let columns = Layout::new(&registry).map_err(anyhow::Error::from)?.columns().len();
+    let report = report(config, &registry, columns);
     let text = match format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)?),
         Format::Text => text(&report),
@@ -39,7 +40,7 @@ pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
     Ok(())
 }
 
-fn report(config: &Config, registry: &Registry) -> Report {
+fn report(config: &Config, registry: &Registry, columns: usize) -> Report {
     let mut events_by_category = BTreeMap::<String, usize>::new();
     for event in registry.events() {
         *events_by_category.entry(format!("{:?}", event.category).to_lowercase()).or_default() += 1;
@@ -55,7 +56,7 @@ fn report(config: &Config, registry: &Registry) -> Report {
         events_by_category,
         attributes: registry.attributes().len(),
         attributes_by_privacy,
-        columns: Layout::new(registry).columns().len(),
+        columns,
         notices: registry.notices().to_vec(),
     }
 }

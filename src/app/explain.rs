@@ -12,9 +12,8 @@ use anyhow::Context;
 use super::{AppError, Format, print, startup};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SecretReference};
-use crate::privacy::Gate;
-use crate::privacy::explain::{ExplainedEvent, explain};
-use crate::receive::decode::RawEvents;
+use crate::privacy::{ExplainedAttribute, ExplainedEvent, Gate, explain};
+use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::json;
 use crate::registry::Registry;
 use crate::secret::MasterKey;
@@ -29,7 +28,7 @@ pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppEr
     let request = read(file)?;
     let request = json::to_protobuf(&request)
         .with_context(|| format!("{}: not an ExportLogsServiceRequest in OTLP/JSON", file.display()))?;
-    let names = startup::name_fallback(&config.receive.names);
+    let names = NameFallback::new(config.receive.names.clone());
     let raw = RawEvents::decode(&request, &names).map_err(anyhow::Error::from)?;
     let key = key(config)?;
     let gate = Gate::new(registry, &key, startup::gate_options(config));
@@ -62,8 +61,32 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 fn text(events: &[ExplainedEvent]) -> String {
     let mut text = String::new();
     for event in events {
+        let name = if event.name.is_empty() { "(no name)" } else { &event.name };
         // Writing to a String cannot fail.
-        drop(writeln!(text, "{event}"));
+        drop(writeln!(text, "{}. {name}: {}", event.ordinal + 1, headline(event)));
+        if let Some(envelope) = &event.envelope {
+            drop(writeln!(text, "   event_id {}, event_time {}", envelope.event_id, envelope.event_time));
+        }
+        let width = event.attributes.iter().map(|attribute| attribute.key.len()).max().unwrap_or(0);
+        for attribute in &event.attributes {
+            drop(writeln!(text, "   {:width$}  {}", attribute.key, fate(attribute)));
+        }
     }
     text
+}
+
+fn headline(event: &ExplainedEvent) -> String {
+    if event.verdict == event.reason {
+        return "stored".to_owned();
+    }
+    format!("{}, {}", event.verdict, event.reason)
+}
+
+/// One attribute's line: its level, what happens, and what would be stored.
+fn fate(attribute: &ExplainedAttribute) -> String {
+    let level = attribute.level.unwrap_or("undeclared");
+    match (&attribute.column, &attribute.stored) {
+        (Some(column), Some(stored)) => format!("{level}: {} -> {column} = {stored}", attribute.treatment),
+        _ => format!("{level}: {} ({})", attribute.treatment, attribute.reason),
+    }
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminState};
+use super::status::RunFile;
 use super::{AppError, print, startup};
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
@@ -25,11 +26,13 @@ use crate::intake::{Intake, Parts};
 use crate::privacy::Gate;
 use crate::receive::budget::MemoryBudget;
 use crate::receive::stats::ReceiveStats;
-use crate::receive::{Limits, grpc, http};
+use crate::receive::decode::NameFallback;
+use crate::receive::limits::Limits;
+use crate::receive::{grpc, http};
 use crate::registry::Registry;
-use crate::table::{Table, TableOptions};
+use crate::table::Table;
 use crate::telemetry;
-use crate::wal::{DataDir, Position, RetryWindow, Wal, WalOptions};
+use crate::wal::{self, DamageKind, Position, Recovery, RetryLimits, RetryWindow, Wal, WalFiles, WalOptions};
 
 /// The one line on stdout.
 #[derive(Debug, Serialize)]
@@ -89,7 +92,6 @@ struct Service {
     stop_admin: CancellationToken,
     /// Where the counts are left for `esker status` after the process ended.
     counts: (Arc<Accounting>, std::path::PathBuf),
-    _data_dir: DataDir,
 }
 
 /// Sockets that are bound before anything is promised.
@@ -106,22 +108,24 @@ impl Service {
         for notice in registry.notices() {
             tracing::info!(notice, "registry");
         }
-        let layout = Layout::new(&registry);
-        let data_dir = DataDir::open(&config.data_dir, ids.as_ref()).map_err(anyhow::Error::from)?;
-        let key = startup::master_key(config, data_dir.is_fresh())?;
+        let layout = Layout::new(&registry).map_err(anyhow::Error::from)?;
+        // The key comes before the lock that makes the directory a used one: a start that fails in between can be repeated.
+        let used = wal::inspect(&config.data_dir, Position(0)).map_err(anyhow::Error::from)?.writer.is_some();
+        let key = startup::master_key(config, !used)?;
+        let files = WalFiles::lock(&config.data_dir, ids.as_ref()).map_err(anyhow::Error::from)?;
+        let identity = files.identity();
         let gate = Gate::new(Arc::clone(&registry), &key, startup::gate_options(config));
         let policy_version: Arc<str> = gate.policy_version().into();
         let table = open_table(config, &layout, &clock, &ids).await?;
-        let writer = Writer { id: data_dir.writer_id(), epoch: data_dir.epoch() };
+        let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
         let committed = table.writer_position(writer.id).map_or(Position(0), |(_, position)| position);
         let sockets = Sockets::bind(config).await?;
-        let wal_options = wal_options(config);
-        let (wal, recovery) = Wal::open(&data_dir, wal_options, committed).map_err(anyhow::Error::from)?;
+        let (wal, recovery) = Wal::open(files, committed, wal_options(config)).map_err(anyhow::Error::from)?;
+        log_recovery(&recovery);
         let wal = Arc::new(wal);
         let accounting = Arc::new(Accounting::new());
         recover_counts(&wal, committed, &accounting)?;
-        let window = RetryWindow::default();
-        window.seed(recovery.digests, clock.now_micros());
+        let window = RetryWindow::new(RetryLimits::default(), &recovery.digests);
         let options = FlushOptions { max_age: config.flush.max_age, max_bytes: config.flush.max_bytes };
         let flusher = Flusher::new(
             Arc::clone(&wal),
@@ -133,8 +137,8 @@ impl Service {
             writer,
             committed,
         );
-        let encoder = Encoder::new(layout, Arc::clone(&registry), &policy_version);
-        let names = startup::name_fallback(&config.receive.names);
+        let encoder = Encoder::new(&layout, &registry, &policy_version);
+        let names = NameFallback::new(config.receive.names.clone());
         let parts = Parts {
             names,
             gate,
@@ -145,7 +149,7 @@ impl Service {
             clock,
         };
         let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
-        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, counts, policy_version, data_dir)
+        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, counts, policy_version)
     }
 
     #[expect(clippy::too_many_arguments, reason = "wiring: the parts meet here and nowhere else")]
@@ -157,7 +161,6 @@ impl Service {
         wal: Arc<Wal>,
         counts: (Arc<Accounting>, std::path::PathBuf),
         policy_version: Arc<str>,
-        data_dir: DataDir,
     ) -> Result<Self, AppError> {
         let (stop_listeners, stop_flusher, stop_admin) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -165,6 +168,9 @@ impl Service {
         let limits = limits(config);
         let budget = MemoryBudget::new(config.receive.memory_bytes_max);
         let ready = sockets.ready()?;
+        let run = RunFile { pid: ready.pid, admin: ready.admin };
+        super::status::save_run(&config.data_dir, &run)
+            .with_context(|| format!("writing to {}", config.data_dir.display()))?;
         let state = AdminState {
             accounting: Arc::clone(&counts.0),
             wal: Arc::clone(&wal),
@@ -181,7 +187,7 @@ impl Service {
                 tokio::spawn(grpc::serve(
                     sockets.grpc,
                     intake.clone(),
-                    limits,
+                    limits.clone(),
                     budget.clone(),
                     Arc::clone(&stats),
                     stop(),
@@ -199,7 +205,6 @@ impl Service {
             stop_flusher,
             stop_admin,
             counts,
-            _data_dir: data_dir,
         })
     }
 }
@@ -317,37 +322,55 @@ async fn open_table(
     clock: &Arc<dyn Clock>,
     ids: &Arc<dyn Ids>,
 ) -> anyhow::Result<Table> {
-    let options =
-        TableOptions { warehouse: config.table.warehouse.clone(), name: config.table.name.clone() };
-    Ok(Table::open_or_create(options, layout.columns(), Arc::clone(clock), Arc::clone(ids)).await?)
+    let options = startup::table_options(config);
+    Ok(Table::open_or_create(&options, layout.columns(), Arc::clone(clock), Arc::clone(ids)).await?)
 }
 
 fn wal_options(config: &Config) -> WalOptions {
     WalOptions {
         bytes_max: config.wal.bytes_max,
         segment_bytes: config.wal.segment_bytes,
-        set_damage_aside: config.wal.set_damage_aside,
+        on_damage: config.wal.on_damage,
         ..WalOptions::default()
     }
 }
 
 fn limits(config: &Config) -> Limits {
     Limits {
-        request_bytes_max: config.receive.request_bytes_max,
-        connections_max: config.receive.connections_max,
-        request_time_max: config.receive.request_time_max,
+        request_bytes: config.receive.request_bytes_max,
+        connections: config.receive.connections_max,
+        body_read: config.receive.body_read_max,
+        drain: config.shutdown_grace,
         ..Limits::default()
+    }
+}
+
+fn log_recovery(recovery: &Recovery) {
+    if recovery.frames > 0 {
+        tracing::info!(requests = recovery.frames, events = recovery.events, "the WAL holds events of before this start");
+    }
+    for place in &recovery.damage {
+        let what = match place.kind {
+            DamageKind::Torn => "an unfinished write at the WAL's end was set aside; nothing proves that it was acknowledged",
+            DamageKind::Harmless => "a damaged part of the WAL was set aside; all that it held is in the table",
+            DamageKind::Lost => "a damaged part of the WAL was set aside; acknowledged events are lost",
+        };
+        let (file, copy) = (place.file.display(), place.copy.as_ref().map(|copy| copy.display().to_string()));
+        let frames_lost = place.frames_lost();
+        tracing::warn!(%file, offset = place.offset, bytes = place.bytes, copy, frames_lost, "{what}");
     }
 }
 
 /// Counts the rows that were durable before this start, by event name.
 fn recover_counts(wal: &Wal, committed: Position, accounting: &Accounting) -> anyhow::Result<()> {
     let mut rows = BTreeMap::new();
-    for frame in wal.read(committed, u64::MAX)? {
+    for frame in wal.read(committed, Position(u64::MAX)) {
         let frame = frame?;
         let batch = Batch::from_ipc(frame.payload)
             .with_context(|| format!("the WAL's frame {} holds no readable rows", frame.position))?;
-        batch.count_events(&mut rows);
+        for count in batch.event_counts() {
+            *rows.entry(count.name).or_default() += count.events;
+        }
     }
     accounting.recovered(&rows);
     Ok(())

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::config::{Config, NameRule, NameSource, SecretReference};
+use crate::config::{Config, SecretReference};
 use crate::privacy::GateOptions;
-use crate::receive::decode::{NameFallback, Rule, Source};
 use crate::secret::{self, MasterKey};
+use crate::table::TableOptions;
 
 /// The gate's options.
 pub(super) fn gate_options(config: &Config) -> GateOptions {
@@ -20,15 +20,9 @@ pub(super) fn gate_options(config: &Config) -> GateOptions {
     }
 }
 
-/// Where event names are found.
-pub(super) fn name_fallback(rules: &[NameRule]) -> NameFallback {
-    NameFallback::new(rules.iter().map(|rule| Rule {
-        scope: rule.scope.clone(),
-        source: match &rule.from {
-            NameSource::Attribute(key) => Source::Attribute(key.clone()),
-            NameSource::Body => Source::Body,
-        },
-    }))
+/// Which table.
+pub(super) fn table_options(config: &Config) -> TableOptions {
+    TableOptions { warehouse: config.table.warehouse.clone(), name: config.table.name.clone() }
 }
 
 /// Reads the master key. A `fresh` data directory gets one; another must have its own, since without it the pseudonyms

@@ -5,20 +5,18 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::admin::LiveStatus;
-use super::{AppError, Format, block_on, print};
+use super::admin::{LiveStatus, rfc3339};
+use super::{AppError, Format, block_on, print, startup};
 use crate::accounting::Counts;
-use crate::clock::{RandomIds, SystemClock};
 use crate::config::Config;
-use crate::table::{Table, TableOptions, TableStatus};
-use crate::wal::{self, WalStatus};
+use crate::table::{Table, TableStatus};
+use crate::wal::{self, LogInspection, Position, WalStatus};
 
 /// The counts of the last run, in the data directory.
 pub const COUNTS_FILE: &str = "counts.json";
@@ -34,11 +32,50 @@ pub struct RunFile {
     pub admin: SocketAddr,
 }
 
+/// The WAL's files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Their size.
+    pub bytes: u64,
+    /// How many.
+    pub segments: u64,
+    /// Requests that no commit holds yet.
+    pub backlog_frames: u64,
+    /// Their size; files that also hold earlier requests count whole.
+    pub backlog_bytes: u64,
+    /// When the oldest of them was received, RFC 3339.
+    pub backlog_since: Option<String>,
+}
+
+impl From<WalStatus> for LogStatus {
+    fn from(status: WalStatus) -> Self {
+        Self {
+            bytes: status.bytes,
+            segments: status.segments as u64,
+            backlog_frames: status.waiting.frames,
+            backlog_bytes: if status.waiting.frames == 0 { 0 } else { status.waiting.bytes },
+            backlog_since: status.waiting.oldest_received_micros.map(rfc3339),
+        }
+    }
+}
+
+impl From<LogInspection> for LogStatus {
+    fn from(found: LogInspection) -> Self {
+        Self {
+            bytes: found.bytes,
+            segments: found.segments,
+            backlog_frames: found.frames_waiting,
+            backlog_bytes: if found.frames_waiting == 0 { 0 } else { found.bytes },
+            backlog_since: found.oldest_received_micros.map(rfc3339),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Status {
     /// None where no table exists yet.
     table: Option<TableStatus>,
-    wal: WalStatus,
+    wal: LogStatus,
     /// The running process's view; None where none answers.
     live: Option<LiveStatus>,
     /// Counts of the running process, else those that the last one left.
@@ -62,18 +99,17 @@ pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
 }
 
 async fn gather(config: &Config) -> anyhow::Result<Status> {
-    let options =
-        TableOptions { warehouse: config.table.warehouse.clone(), name: config.table.name.clone() };
-    let table = Table::open(options, Arc::new(SystemClock), Arc::new(RandomIds)).await?;
+    let table = Table::peek(&startup::table_options(config)).await?;
     let live = live(&config.data_dir).await;
     let wal = match &live {
         Some(live) => live.wal.clone(),
         None => {
-            let committed = match (&table, wal::writer_id(&config.data_dir)?) {
-                (Some(table), Some(id)) => table.writer_position(id).map(|(_, position)| position),
+            let writer = wal::inspect(&config.data_dir, Position(0))?.writer;
+            let committed = match (&table, writer) {
+                (Some(table), Some(writer)) => table.writer_position(writer.writer_id),
                 _ => None,
             };
-            wal::inspect(&config.data_dir, committed.unwrap_or_default())?
+            wal::inspect(&config.data_dir, committed.map_or(Position(0), |(_, position)| position))?.into()
         }
     };
     let (counts, counts_of) = match &live {

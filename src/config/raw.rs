@@ -11,9 +11,13 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::{
-    Config, ConfigError, FlushConfig, NameRule, NameSource, PrivacyConfig, ReceiveConfig, SecretReference,
-    TableConfig, WalConfig,
+    Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, TableConfig, WalConfig,
 };
+use crate::receive::decode::{NameRule, NameSource};
+use crate::wal::OnDamage;
+
+/// The largest frame of the WAL: what the largest request can become.
+const PAYLOAD_BYTES_MAX: u64 = 32 << 20;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -58,7 +62,7 @@ struct RawLimits {
     memory: ByteSize,
     connections: usize,
     #[serde(with = "humantime_serde")]
-    request_time: Duration,
+    body_read: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -76,12 +80,12 @@ struct RawPrivacy {
 struct RawWal {
     max_bytes: ByteSize,
     segment_bytes: ByteSize,
-    on_damage: OnDamage,
+    on_damage: RawOnDamage,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum OnDamage {
+enum RawOnDamage {
     Refuse,
     SetAside,
 }
@@ -162,8 +166,8 @@ impl Default for RawLimits {
         Self {
             request_bytes: ByteSize::mib(16),
             memory: ByteSize::mib(64),
-            connections: 1024,
-            request_time: Duration::from_secs(30),
+            connections: 256,
+            body_read: Duration::from_secs(20),
         }
     }
 }
@@ -171,14 +175,14 @@ impl Default for RawLimits {
 impl Default for RawPrivacy {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        // Two years back covers a backfill; more would let one bad clock open thousands of partitions.
-        Self { key: None, future_max: DAY, age_max: DAY * 731 }
+        // A year of history can be loaded; more would let one bad clock open thousands of partitions.
+        Self { key: None, future_max: DAY, age_max: DAY * 400 }
     }
 }
 
 impl Default for RawWal {
     fn default() -> Self {
-        Self { max_bytes: ByteSize::gib(4), segment_bytes: ByteSize::mib(64), on_damage: OnDamage::Refuse }
+        Self { max_bytes: ByteSize::gib(4), segment_bytes: ByteSize::mib(64), on_damage: RawOnDamage::Refuse }
     }
 }
 
@@ -282,18 +286,14 @@ impl RawReceive {
             request_bytes_max,
             memory_bytes_max,
             connections_max: self.limits.connections,
-            request_time_max: at_least(
-                "receive.limits.request_time",
-                self.limits.request_time,
-                Duration::from_secs(1),
-            )?,
+            body_read_max: at_least("receive.limits.body_read", self.limits.body_read, Duration::from_secs(1))?,
         })
     }
 }
 
 impl RawNameRule {
     fn validate(self) -> Result<NameRule, ConfigError> {
-        let from = match (self.attribute, self.body) {
+        let source = match (self.attribute, self.body) {
             (Some(key), false) if !key.is_empty() => NameSource::Attribute(key),
             (None, true) => NameSource::Body,
             _ => {
@@ -303,7 +303,7 @@ impl RawNameRule {
                 ));
             }
         };
-        Ok(NameRule { scope: self.scope, from })
+        Ok(NameRule { scope: self.scope, source })
     }
 }
 
@@ -315,11 +315,14 @@ impl RawWal {
             ByteSize::mib(1),
             Some(ByteSize::gib(1)),
         )?;
-        let smallest = ByteSize::b(segment_bytes.saturating_mul(2));
+        let smallest = ByteSize::b(segment_bytes.saturating_add(PAYLOAD_BYTES_MAX * 2));
         Ok(WalConfig {
             bytes_max: bytes_within("wal.max_bytes", self.max_bytes, smallest, None)?,
             segment_bytes,
-            set_damage_aside: matches!(self.on_damage, OnDamage::SetAside),
+            on_damage: match self.on_damage {
+                RawOnDamage::Refuse => OnDamage::Refuse,
+                RawOnDamage::SetAside => OnDamage::SetAside,
+            },
         })
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::receive::decode::NameSource;
 
 fn message(toml: &str) -> String {
     Config::from_toml(toml).expect_err("must be refused").to_string()
@@ -65,7 +66,7 @@ fn a_name_rule_needs_exactly_one_source() {
     let config = Config::from_toml("[[receive.names]]\nscope = 'cline'\nbody = true").unwrap();
     assert_eq!(
         config.receive.names,
-        [NameRule { scope: Some("cline".to_owned()), from: NameSource::Body }]
+        [NameRule { scope: Some("cline".to_owned()), source: NameSource::Body }]
     );
     assert!(message("[[receive.names]]\nscope = 'cline'").contains("receive.names"));
 }
