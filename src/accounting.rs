@@ -154,7 +154,10 @@ impl Delta {
             .map(|outcome| (outcome.as_str(), tally.attributes(*outcome)))
             .filter(|(_, count)| *count > 0)
             .collect();
-        Self { events: tally.subjects().iter().map(|subject| EventDelta::of(subject, registry)).collect(), attributes }
+        Self {
+            events: tally.subjects().iter().map(|subject| EventDelta::of(subject, registry)).collect(),
+            attributes,
+        }
     }
 
     /// The same records, none of them stored because they are stored already.
@@ -184,7 +187,8 @@ impl Delta {
         if by_reason.is_empty() {
             return String::new();
         }
-        let parts: Vec<String> = by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let parts: Vec<String> =
+            by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         format!("log records rejected: {}; do not send them again as they are", parts.join(", "))
     }
 }

@@ -69,19 +69,25 @@ pub struct FileTarget {
 #[derive(Debug, thiserror::Error)]
 pub enum DataFileError {
     /// A batch has no value at all for a column that is never null.
-    #[error("the rows have no column `{column}`, which is required: the batch was not made by this version's encoder")]
+    #[error(
+        "the rows have no column `{column}`, which is required: the batch was not made by this version's encoder"
+    )]
     ColumnMissing {
         /// The column.
         column: String,
     },
     /// A null where there must be none.
-    #[error("column `{column}` is required and holds a null: the batch was not made by this version's encoder")]
+    #[error(
+        "column `{column}` is required and holds a null: the batch was not made by this version's encoder"
+    )]
     NullInRequired {
         /// The column.
         column: String,
     },
     /// A batch's column has another type than the table's.
-    #[error("column `{column}` is {found} in the rows and {expected} in the table; undo the change of its type")]
+    #[error(
+        "column `{column}` is {found} in the rows and {expected} in the table; undo the change of its type"
+    )]
     ColumnType {
         /// The column.
         column: String,
@@ -103,7 +109,9 @@ pub enum DataFileError {
     #[error("cannot encode a Parquet file: {0}")]
     Parquet(#[from] ParquetError),
     /// The store refused. The rows are still in the write-ahead log, so the write can be tried again.
-    #[error("cannot store the data file {location}: {source}; check the store's space, permissions and reachability")]
+    #[error(
+        "cannot store the data file {location}: {source}; check the store's space, permissions and reachability"
+    )]
     Upload {
         /// The file.
         location: String,

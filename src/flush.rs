@@ -136,7 +136,10 @@ impl FlushError {
 impl Flusher {
     /// A flusher that goes on after `committed`, the position that the table names.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "wiring: each is a part that the flusher alone brings together")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "wiring: each is a part that the flusher alone brings together"
+    )]
     pub fn new(
         wal: Arc<Wal>,
         table: Table,
@@ -197,7 +200,9 @@ impl Flusher {
         let mut due: Option<Instant> = None;
         loop {
             let waiting = *durable.borrow_and_update() > self.committed;
-            if stop.is_cancelled() || (waiting && self.wal.waiting(self.committed).bytes >= self.options.max_bytes) {
+            if stop.is_cancelled()
+                || (waiting && self.wal.waiting(self.committed).bytes >= self.options.max_bytes)
+            {
                 return;
             }
             if waiting {

@@ -133,9 +133,10 @@ impl Parts {
 fn refusal(error: &AppendError) -> Refusal {
     match error {
         AppendError::Full { .. } => Refusal::Overloaded { limit: "wal.max_bytes", retry_after: RETRY_AFTER },
-        AppendError::NoSpace | AppendError::Io { .. } => {
-            Refusal::Unavailable { reason: "the data directory cannot be written, its disk may be full", retry_after: RETRY_AFTER }
-        }
+        AppendError::NoSpace | AppendError::Io { .. } => Refusal::Unavailable {
+            reason: "the data directory cannot be written, its disk may be full",
+            retry_after: RETRY_AFTER,
+        },
         AppendError::Poisoned(_) => {
             Refusal::Unavailable { reason: "the write-ahead log failed to sync", retry_after: RETRY_AFTER }
         }

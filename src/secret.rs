@@ -32,7 +32,10 @@ const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 ///
 /// # Errors
 /// If it is not set, or not text. The message names the variable only.
-#[expect(clippy::disallowed_methods, reason = "secrets are referred to by variable, and this is where they are read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "secrets are referred to by variable, and this is where they are read"
+)]
 pub fn environment(name: &str) -> Result<Zeroizing<String>, SecretError> {
     std::env::var(name).map(Zeroizing::new).map_err(|_| SecretError::Unset { name: name.to_owned() })
 }

@@ -15,7 +15,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("log.filter: {0}; use a level such as \"info\", or tracing directives such as \"info,esker::wal=debug\"")]
+#[error(
+    "log.filter: {0}; use a level such as \"info\", or tracing directives such as \"info,esker::wal=debug\""
+)]
 pub struct LogFilterError(#[from] tracing_subscriber::filter::ParseError);
 
 /// Sends logs to stderr as JSON lines, filtered by `directives`. A second call in one process changes nothing.
@@ -122,7 +124,10 @@ impl EncodeLabelSet for Labels<'_> {
         encoder: &mut prometheus_client::encoding::LabelSetEncoder<'_>,
     ) -> Result<(), std::fmt::Error> {
         for (name, value) in self.0 {
-            prometheus_client::encoding::EncodeLabel::encode(&(*name, value.as_str()), encoder.encode_label())?;
+            prometheus_client::encoding::EncodeLabel::encode(
+                &(*name, value.as_str()),
+                encoder.encode_label(),
+            )?;
         }
         Ok(())
     }

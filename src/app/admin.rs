@@ -148,10 +148,7 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
             let labels = vec![("event", event.clone()), ("outcome", outcome.to_owned())];
             totals.push(Sample { labels, value });
         }
-        in_flight.push(Sample {
-            labels: vec![("event", event.clone())],
-            value: count.in_flight,
-        });
+        in_flight.push(Sample { labels: vec![("event", event.clone())], value: count.in_flight });
         for (outcome, by_reason) in [("dropped", &count.dropped_by), ("rejected", &count.rejected_by)] {
             for (reason, value) in by_reason {
                 let labels = vec![
@@ -163,10 +160,10 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
             }
         }
     }
-    let attributes = counts.attributes.iter().map(|(outcome, value)| Sample {
-        labels: vec![("outcome", outcome.clone())],
-        value: *value,
-    });
+    let attributes = counts
+        .attributes
+        .iter()
+        .map(|(outcome, value)| Sample { labels: vec![("outcome", outcome.clone())], value: *value });
     let metric = |name, help, counter, samples| Metric { name, help, counter, samples };
     vec![
         metric("esker_events", "Events by name and outcome.", true, totals),
@@ -179,26 +176,21 @@ fn event_metrics(counts: &Counts) -> Vec<Metric> {
 fn wal_metrics(wal: &LogStatus) -> Vec<Metric> {
     vec![
         Metric::gauge("esker_wal_bytes", "Bytes of the WAL's files.", wal.bytes),
-        Metric::gauge(
-            "esker_wal_backlog_bytes",
-            "WAL bytes that no commit holds yet.",
-            wal.backlog_bytes,
-        ),
-        Metric::gauge(
-            "esker_wal_backlog_frames",
-            "Requests that no commit holds yet.",
-            wal.backlog_frames,
-        ),
+        Metric::gauge("esker_wal_backlog_bytes", "WAL bytes that no commit holds yet.", wal.backlog_bytes),
+        Metric::gauge("esker_wal_backlog_frames", "Requests that no commit holds yet.", wal.backlog_frames),
     ]
 }
 
 fn request_metrics(stats: &ReceiveStats) -> Vec<Metric> {
-    let pairs = Protocol::ALL.into_iter().flat_map(|protocol| Outcome::ALL.map(|outcome| (protocol, outcome)));
+    let pairs =
+        Protocol::ALL.into_iter().flat_map(|protocol| Outcome::ALL.map(|outcome| (protocol, outcome)));
     let samples = pairs.map(|(protocol, outcome)| Sample {
         labels: vec![("protocol", protocol.name().to_owned()), ("outcome", outcome.name().to_owned())],
         value: stats.requests(protocol, outcome),
     });
-    let bytes = |count: fn(&ReceiveStats, Protocol) -> u64| Protocol::ALL.map(|protocol| count(stats, protocol)).iter().sum();
+    let bytes = |count: fn(&ReceiveStats, Protocol) -> u64| {
+        Protocol::ALL.map(|protocol| count(stats, protocol)).iter().sum()
+    };
     vec![
         Metric {
             name: "esker_requests",
@@ -206,8 +198,16 @@ fn request_metrics(stats: &ReceiveStats) -> Vec<Metric> {
             counter: true,
             samples: samples.collect(),
         },
-        Metric::counter("esker_request_wire_bytes", "Bytes of bodies as sent.", bytes(ReceiveStats::wire_bytes)),
-        Metric::counter("esker_request_bytes", "Bytes of bodies, decompressed.", bytes(ReceiveStats::request_bytes)),
+        Metric::counter(
+            "esker_request_wire_bytes",
+            "Bytes of bodies as sent.",
+            bytes(ReceiveStats::wire_bytes),
+        ),
+        Metric::counter(
+            "esker_request_bytes",
+            "Bytes of bodies, decompressed.",
+            bytes(ReceiveStats::request_bytes),
+        ),
         Metric::counter("esker_connections", "Connections accepted.", stats.connections_total()),
         Metric::gauge("esker_connections_open", "Connections open now.", stats.connections_open()),
     ]
@@ -218,11 +218,11 @@ async fn page(State(state): State<AdminState>) -> Html<String> {
     let live = live(&state);
     let mut rows = String::new();
     for (name, count) in &live.counts.events {
-        drop(write!(
+        write!(
             rows,
             "<tr><th scope=row>{name}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             count.received, count.committed, count.quarantined, count.dropped, count.rejected, count.in_flight
-        ));
+        ).ok();
     }
     let trouble = live.trouble.as_deref().map_or_else(String::new, |text| {
         format!("<p class=trouble><strong>Commits fail:</strong> {}</p>", escape(text))

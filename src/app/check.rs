@@ -67,12 +67,12 @@ fn text(report: &Report) -> String {
     };
     let mut text = String::new();
     // Writing to a String cannot fail.
-    drop(writeln!(text, "{}: ok, version {}", report.schemas, report.version));
-    drop(writeln!(text, "  {} events ({})", report.events, list(&report.events_by_category)));
-    drop(writeln!(text, "  {} attributes ({})", report.attributes, list(&report.attributes_by_privacy)));
-    drop(writeln!(text, "  {} table columns", report.columns));
+    writeln!(text, "{}: ok, version {}", report.schemas, report.version).ok();
+    writeln!(text, "  {} events ({})", report.events, list(&report.events_by_category)).ok();
+    writeln!(text, "  {} attributes ({})", report.attributes, list(&report.attributes_by_privacy)).ok();
+    writeln!(text, "  {} table columns", report.columns).ok();
     for notice in &report.notices {
-        drop(writeln!(text, "  note: {notice}"));
+        writeln!(text, "  note: {notice}").ok();
     }
     text
 }

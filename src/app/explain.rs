@@ -63,13 +63,13 @@ fn text(events: &[ExplainedEvent]) -> String {
     for event in events {
         let name = if event.name.is_empty() { "(no name)" } else { &event.name };
         // Writing to a String cannot fail.
-        drop(writeln!(text, "{}. {name}: {}", event.ordinal + 1, headline(event)));
+        writeln!(text, "{}. {name}: {}", event.ordinal + 1, headline(event)).ok();
         if let Some(envelope) = &event.envelope {
-            drop(writeln!(text, "   event_id {}, event_time {}", envelope.event_id, envelope.event_time));
+            writeln!(text, "   event_id {}, event_time {}", envelope.event_id, envelope.event_time).ok();
         }
         let width = event.attributes.iter().map(|attribute| attribute.key.len()).max().unwrap_or(0);
         for attribute in &event.attributes {
-            drop(writeln!(text, "   {:width$}  {}", attribute.key, fate(attribute)));
+            writeln!(text, "   {:width$}  {}", attribute.key, fate(attribute)).ok();
         }
     }
     text

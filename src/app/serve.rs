@@ -25,9 +25,9 @@ use crate::flush::{FlushError, FlushOptions, FlushWatch, Flusher, Writer};
 use crate::intake::{Intake, Parts};
 use crate::privacy::Gate;
 use crate::receive::budget::MemoryBudget;
-use crate::receive::stats::ReceiveStats;
 use crate::receive::decode::NameFallback;
 use crate::receive::limits::Limits;
+use crate::receive::stats::ReceiveStats;
 use crate::receive::{grpc, http};
 use crate::registry::Registry;
 use crate::table::Table;
@@ -120,7 +120,8 @@ impl Service {
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
         let committed = table.writer_position(writer.id).map_or(Position(0), |(_, position)| position);
         let sockets = Sockets::bind(config).await?;
-        let (wal, recovery) = Wal::open(files, committed, wal_options(config)).map_err(anyhow::Error::from)?;
+        let (wal, recovery) =
+            Wal::open(files, committed, wal_options(config)).map_err(anyhow::Error::from)?;
         log_recovery(&recovery);
         let wal = Arc::new(wal);
         let accounting = Arc::new(Accounting::new());
@@ -245,7 +246,11 @@ impl Service {
     async fn stop(self, grace: Duration) -> Result<(), AppError> {
         let deadline = tokio::time::Instant::now() + grace;
         let within = |step: &'static str| {
-            move |_| anyhow!("shutdown.grace ({grace:?}) ended while {step}; what was acknowledged is in the WAL and will be committed at the next start")
+            move |_| {
+                anyhow!(
+                    "shutdown.grace ({grace:?}) ended while {step}; what was acknowledged is in the WAL and will be committed at the next start"
+                )
+            }
         };
         self.stop_listeners.cancel();
         for (name, listener) in self.listeners {
@@ -347,12 +352,20 @@ fn limits(config: &Config) -> Limits {
 
 fn log_recovery(recovery: &Recovery) {
     if recovery.frames > 0 {
-        tracing::info!(requests = recovery.frames, events = recovery.events, "the WAL holds events of before this start");
+        tracing::info!(
+            requests = recovery.frames,
+            events = recovery.events,
+            "the WAL holds events of before this start"
+        );
     }
     for place in &recovery.damage {
         let what = match place.kind {
-            DamageKind::Torn => "an unfinished write at the WAL's end was set aside; nothing proves that it was acknowledged",
-            DamageKind::Harmless => "a damaged part of the WAL was set aside; all that it held is in the table",
+            DamageKind::Torn => {
+                "an unfinished write at the WAL's end was set aside; nothing proves that it was acknowledged"
+            }
+            DamageKind::Harmless => {
+                "a damaged part of the WAL was set aside; all that it held is in the table"
+            }
             DamageKind::Lost => "a damaged part of the WAL was set aside; acknowledged events are lost",
         };
         let (file, copy) = (place.file.display(), place.copy.as_ref().map(|copy| copy.display().to_string()));

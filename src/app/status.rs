@@ -160,8 +160,8 @@ fn text(status: &Status) -> String {
     // Writing to a String cannot fail.
     match &status.table {
         Some(table) => {
-            drop(writeln!(text, "Table      {}", table.location));
-            drop(writeln!(
+            writeln!(text, "Table      {}", table.location).ok();
+            writeln!(
                 text,
                 "           {} rows in {} files ({}), {} snapshots, metadata version {}, {} columns",
                 table.rows,
@@ -170,42 +170,49 @@ fn text(status: &Status) -> String {
                 table.snapshots,
                 table.metadata_version,
                 table.columns
-            ));
+            )
+            .ok();
         }
-        None => drop(writeln!(text, "Table      none yet; `esker serve` creates it")),
+        None => {
+            writeln!(text, "Table      none yet; `esker serve` creates it").ok();
+        }
     }
-    drop(writeln!(
+    writeln!(
         text,
         "WAL        {} in {} files; backlog {} requests ({})",
         ByteSize(status.wal.bytes),
         status.wal.segments,
         status.wal.backlog_frames,
         ByteSize(status.wal.backlog_bytes)
-    ));
+    )
+    .ok();
     match &status.live {
         Some(live) => {
             let last = live.last_commit.as_deref().unwrap_or("none yet");
-            drop(writeln!(text, "Process    running; {} commits, the last {last}", live.commits));
+            writeln!(text, "Process    running; {} commits, the last {last}", live.commits).ok();
             if let Some(trouble) = &live.trouble {
-                drop(writeln!(text, "           TROUBLE: {trouble}"));
+                writeln!(text, "           TROUBLE: {trouble}").ok();
             }
         }
-        None => drop(writeln!(text, "Process    not running")),
+        None => {
+            writeln!(text, "Process    not running").ok();
+        }
     }
-    drop(writeln!(text, "\nEvents ({})", status.counts_of));
+    writeln!(text, "\nEvents ({})", status.counts_of).ok();
     events(&mut text, &status.counts);
     text
 }
 
 fn events(text: &mut String, counts: &Counts) {
     let width = counts.events.keys().map(String::len).max().unwrap_or(5).max(5);
-    drop(writeln!(
+    writeln!(
         text,
         "{:width$}  {:>10} = {:>10} + {:>11} + {:>8} + {:>8} + {:>9}",
         "event", "received", "committed", "quarantined", "dropped", "rejected", "in flight"
-    ));
+    )
+    .ok();
     for (name, count) in &counts.events {
-        drop(writeln!(
+        writeln!(
             text,
             "{name:width$}  {:>10} = {:>10} + {:>11} + {:>8} + {:>8} + {:>9}",
             count.received,
@@ -214,17 +221,18 @@ fn events(text: &mut String, counts: &Counts) {
             count.dropped,
             count.rejected,
             count.in_flight
-        ));
+        )
+        .ok();
         for (what, by_reason) in [("dropped", &count.dropped_by), ("rejected", &count.rejected_by)] {
             for (reason, number) in by_reason {
-                drop(writeln!(text, "{:width$}    {what}: {number} {reason}", ""));
+                writeln!(text, "{:width$}    {what}: {number} {reason}", "").ok();
             }
         }
     }
     if !counts.attributes.is_empty() {
-        drop(writeln!(text, "\nAttributes"));
+        writeln!(text, "\nAttributes").ok();
         for (outcome, number) in &counts.attributes {
-            drop(writeln!(text, "{number:>12} {outcome}"));
+            writeln!(text, "{number:>12} {outcome}").ok();
         }
     }
 }

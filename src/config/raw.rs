@@ -286,7 +286,11 @@ impl RawReceive {
             request_bytes_max,
             memory_bytes_max,
             connections_max: self.limits.connections,
-            body_read_max: at_least("receive.limits.body_read", self.limits.body_read, Duration::from_secs(1))?,
+            body_read_max: at_least(
+                "receive.limits.body_read",
+                self.limits.body_read,
+                Duration::from_secs(1),
+            )?,
         })
     }
 }
@@ -309,12 +313,8 @@ impl RawNameRule {
 
 impl RawWal {
     fn validate(self) -> Result<WalConfig, ConfigError> {
-        let segment_bytes = bytes_within(
-            "wal.segment_bytes",
-            self.segment_bytes,
-            ByteSize::mib(1),
-            Some(ByteSize::gib(1)),
-        )?;
+        let segment_bytes =
+            bytes_within("wal.segment_bytes", self.segment_bytes, ByteSize::mib(1), Some(ByteSize::gib(1)))?;
         let smallest = ByteSize::b(segment_bytes.saturating_add(PAYLOAD_BYTES_MAX * 2));
         Ok(WalConfig {
             bytes_max: bytes_within("wal.max_bytes", self.max_bytes, smallest, None)?,
@@ -348,9 +348,7 @@ fn bytes_within(
         return Err(problem(key, &format!("{value} is too small; the least is {least}")));
     }
     match most {
-        Some(most) if value > most => {
-            Err(problem(key, &format!("{value} is too large; the most is {most}")))
-        }
+        Some(most) if value > most => Err(problem(key, &format!("{value} is too large; the most is {most}"))),
         _ => Ok(value.as_u64()),
     }
 }
@@ -360,10 +358,7 @@ fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigErro
         Some(("env", name)) if !name.is_empty() => Ok(SecretReference::Environment(name.to_owned())),
         Some(("file", path)) if !path.is_empty() => Ok(SecretReference::File(PathBuf::from(path))),
         // The text may be the secret itself: it is not repeated.
-        _ => Err(problem(
-            key,
-            "a secret is given by reference, env:NAME or file:PATH, never by its value",
-        )),
+        _ => Err(problem(key, "a secret is given by reference, env:NAME or file:PATH, never by its value")),
     }
 }
 

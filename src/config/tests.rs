@@ -20,8 +20,7 @@ fn empty_configuration_is_the_embedded_default() {
 fn the_warehouse_follows_the_data_directory_unless_it_is_named() {
     let config = Config::from_toml("data_dir = '/srv/esker'").unwrap();
     assert_eq!(config.table.warehouse, "file:///srv/esker/warehouse");
-    let config =
-        Config::from_toml("data_dir = '/srv/esker'\n[table]\nwarehouse = 'file:///lake'").unwrap();
+    let config = Config::from_toml("data_dir = '/srv/esker'\n[table]\nwarehouse = 'file:///lake'").unwrap();
     assert_eq!(config.table.warehouse, "file:///lake");
 }
 

@@ -70,16 +70,15 @@ pub(crate) fn encode(
     rows: &[(usize, usize)],
 ) -> Result<EncodedFile, DataFileError> {
     let fields = target.schema.fields();
-    let sources = fields
-        .iter()
-        .map(|field| ColumnSources::find(field, batches))
-        .collect::<Result<Vec<_>, _>>()?;
+    let sources =
+        fields.iter().map(|field| ColumnSources::find(field, batches)).collect::<Result<Vec<_>, _>>()?;
     let properties = Arc::new(writer_properties(target, &sources, rows)?);
     let parquet_schema = ArrowSchemaConverter::new().convert(&target.schema)?;
     let mut bytes = Vec::new();
     let mut file =
         SerializedFileWriter::new(&mut bytes, parquet_schema.root_schema_ptr(), Arc::clone(&properties))?;
-    let writers = ArrowRowGroupWriterFactory::new(&file, Arc::clone(&target.schema)).create_column_writers(0)?;
+    let writers =
+        ArrowRowGroupWriterFactory::new(&file, Arc::clone(&target.schema)).create_column_writers(0)?;
 
     let mut counts = Vec::with_capacity(fields.len());
     let mut null_chunks = NullChunks { rows: rows.len(), properties: null_properties()?, made: Vec::new() };

@@ -78,7 +78,8 @@ fn unsorted_keys(batches: &[RecordBatch]) -> Result<Vec<SortKey>, DataFileError>
     for (batch_index, batch) in (0u32..).zip(batches) {
         let batch_names = required::<StringArray>(batch, NAME_COLUMN, &DataType::Utf8)?;
         let batch_times = required::<TimestampMicrosecondArray>(batch, TIME_COLUMN, &DataType::Int64)?;
-        for ((row, name), time) in (0u32..).zip(batch_names.iter().flatten()).zip(batch_times.values().iter()) {
+        for ((row, name), time) in (0u32..).zip(batch_names.iter().flatten()).zip(batch_times.values().iter())
+        {
             let key = SortKey {
                 day: day_of(*time),
                 name_rank: names.seen(name),

@@ -75,7 +75,12 @@ impl DataFileWriter {
 
     /// A column that the table lacks would be lost without a word.
     fn check_columns(&self, batch: &RecordBatch) -> Result<(), DataFileError> {
-        match batch.schema_ref().fields().iter().find(|field| self.target.schema.index_of(field.name()).is_err()) {
+        match batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .find(|field| self.target.schema.index_of(field.name()).is_err())
+        {
             Some(unknown) => Err(DataFileError::ColumnUnknown { column: unknown.name().clone() }),
             None => Ok(()),
         }
@@ -139,8 +144,7 @@ async fn upload(target: &FileTarget, name: &str, bytes: Bytes) -> object_store::
         target.store.put(&key, bytes.into()).await?;
         return Ok(());
     }
-    let mut parts =
-        WriteMultipart::new_with_chunk_size(target.store.put_multipart(&key).await?, PART_BYTES);
+    let mut parts = WriteMultipart::new_with_chunk_size(target.store.put_multipart(&key).await?, PART_BYTES);
     let mut rest = bytes;
     while !rest.is_empty() {
         if let Err(error) = parts.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await {
@@ -160,7 +164,9 @@ fn bytes_of(batch: &RecordBatch) -> usize {
     batch
         .columns()
         .iter()
-        .map(|column| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()))
+        .map(|column| {
+            column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+        })
         .sum()
 }
 

@@ -138,7 +138,11 @@ impl Table {
         };
         if files.is_empty() {
             let uuid = TableRequirement::UuidMatch { uuid: base.metadata.uuid() };
-            return Ok(Produced { requirements: vec![uuid], updates: vec![position], metadata_files: vec![] });
+            return Ok(Produced {
+                requirements: vec![uuid],
+                updates: vec![position],
+                metadata_files: vec![],
+            });
         }
         let mut summary = summary.clone();
         summary.extend(

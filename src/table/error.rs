@@ -28,7 +28,9 @@ pub enum TableError {
         problem: String,
     },
     /// The table was made by something else.
-    #[error("the table {location} was not made for Esker: {problem}; set table.name to a table that does not exist yet")]
+    #[error(
+        "the table {location} was not made for Esker: {problem}; set table.name to a table that does not exist yet"
+    )]
     Foreign {
         /// The table.
         location: String,

@@ -53,7 +53,8 @@ pub(super) fn new_table(
         })
     };
     let (time, event) = (id(TIME_COLUMN)?, id(NAME_COLUMN)?);
-    let partition = UnboundPartitionSpec::builder().add_partition_field(time, PARTITION, Transform::Day)?.build();
+    let partition =
+        UnboundPartitionSpec::builder().add_partition_field(time, PARTITION, Transform::Day)?.build();
     let sort = |source_id| {
         SortField::builder()
             .source_id(source_id)
@@ -98,9 +99,8 @@ fn properties() -> HashMap<String, String> {
 /// Refuses a table that was not made for Esker.
 pub(super) fn check_ours(loaded: &Loaded, columns: &[TableColumn]) -> Result<(), TableError> {
     let metadata = &loaded.metadata;
-    let foreign = |problem: String| {
-        Err(TableError::Foreign { location: metadata.location().to_owned(), problem })
-    };
+    let foreign =
+        |problem: String| Err(TableError::Foreign { location: metadata.location().to_owned(), problem });
     if metadata.format_version() != FormatVersion::V2 {
         return foreign(format!("its format version is {}, Esker writes 2", metadata.format_version()));
     }

@@ -56,11 +56,8 @@ pub(super) async fn produce(
 ) -> Result<Produced, TableError> {
     let metadata = &base.metadata;
     let mut scribe = Scribe { warehouse, metadata, append: &append, number: 0, written: Vec::new() };
-    let files = append
-        .files
-        .iter()
-        .map(|file| data_file(metadata, file))
-        .collect::<Result<Vec<_>, TableError>>()?;
+    let files =
+        append.files.iter().map(|file| data_file(metadata, file)).collect::<Result<Vec<_>, TableError>>()?;
     let mut manifests = vec![scribe.new_manifest(&files).await?];
     manifests.extend(scribe.carried().await?);
     let manifest_list = scribe.manifest_list(manifests).await?;
@@ -148,7 +145,8 @@ impl Scribe<'_> {
         }
         let mut writer = self.manifest_writer()?;
         for manifest in small {
-            for entry in manifest.load_manifest(&file_io).await?.entries().iter().filter(|entry| entry.is_alive())
+            for entry in
+                manifest.load_manifest(&file_io).await?.entries().iter().filter(|entry| entry.is_alive())
             {
                 let lacks = |what: &str| {
                     Error::new(
@@ -211,7 +209,11 @@ fn main_retention(metadata: &TableMetadata) -> SnapshotRetention {
 fn summary(metadata: &TableMetadata, files: &[DataFile], ours: BTreeMap<String, String>) -> Summary {
     let mut collector = SnapshotSummaryCollector::default();
     for file in files {
-        collector.add_file(file, metadata.current_schema().clone(), metadata.default_partition_spec().clone());
+        collector.add_file(
+            file,
+            metadata.current_schema().clone(),
+            metadata.default_partition_spec().clone(),
+        );
     }
     let mut properties: HashMap<String, String> = collector.build();
     let before = metadata.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
@@ -266,9 +268,9 @@ fn data_file(metadata: &TableMetadata, file: &WrittenFile) -> Result<DataFile, T
     if let Ok(sort_order) = i32::try_from(metadata.default_sort_order_id()) {
         builder.sort_order_id(sort_order);
     }
-    builder
-        .build()
-        .map_err(|error| Error::new(ErrorKind::Unexpected, "a data file's record is incomplete").with_source(error).into())
+    builder.build().map_err(|error| {
+        Error::new(ErrorKind::Unexpected, "a data file's record is incomplete").with_source(error).into()
+    })
 }
 
 fn datum(bound: &Bound) -> Datum {

@@ -41,7 +41,8 @@ impl Warehouse {
             .ok_or_else(|| unusable("only file:// locations are supported".to_owned()))?;
         let folder = PathBuf::from(path);
         std::fs::create_dir_all(&folder).map_err(|error| unusable(format!("cannot be created: {error}")))?;
-        let folder = folder.canonicalize().map_err(|error| unusable(format!("cannot be resolved: {error}")))?;
+        let folder =
+            folder.canonicalize().map_err(|error| unusable(format!("cannot be resolved: {error}")))?;
         let text = folder.to_str().ok_or_else(|| unusable("its path is not UTF-8".to_owned()))?;
         let location = format!("file://{}", text.trim_end_matches('/'));
         let store = SyncedLocal::new(&folder).map_err(|error| unusable(error.to_string()))?;
@@ -84,7 +85,8 @@ impl Warehouse {
     /// Finds out whether the store honours a conditional create, on which every commit rests.
     pub(super) async fn probe(&self, folder: &Path, name: &str) -> std::result::Result<(), TableError> {
         let key = folder.clone().join(format!(".probe-{name}"));
-        let create = || self.store.put_opts(&key, Bytes::from_static(b"probe").into(), PutMode::Create.into());
+        let create =
+            || self.store.put_opts(&key, Bytes::from_static(b"probe").into(), PutMode::Create.into());
         create().await?;
         let second = create().await;
         // A probe that stays behind harms nobody.
