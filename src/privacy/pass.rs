@@ -65,6 +65,11 @@ struct Scratch<'r, 'a> {
     /// By key number: in which round the key was last seen, and its place among the chosen.
     seen: Vec<(u32, u32)>,
     round: u32,
+    /// By key number, the key that came behind it last time; at the end, the key that came first. Senders write the same
+    /// attributes in the same order again and again, so a guess mostly spares the hashing of the key.
+    followers: Vec<u32>,
+    /// The event of the last declared record.
+    last_event: u32,
     object: String,
     entry: String,
 }
@@ -103,6 +108,8 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 templated: Vec::new(),
                 seen: vec![(0, 0); gate.policy.key_count()],
                 round: 0,
+                followers: vec![0; gate.policy.key_count() + 1],
+                last_event: 0,
                 object: String::new(),
                 entry: String::new(),
             },
@@ -111,7 +118,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
 
     fn record(&mut self, record: &'r RawRecord<'a>) {
         let digest = self.identities.record(record);
-        let declared = if record.name.is_empty() { None } else { self.gate.policy.event(record.name) };
+        let declared = match record.name {
+            [] => None,
+            name => self.gate.policy.event(name, self.scratch.last_event),
+        };
         let (subject, outcome) = match declared {
             None if record.name.is_empty() => (Subject::Unnamed, EventOutcome::Unnamed),
             None => (Subject::Undeclared, EventOutcome::Undeclared),
@@ -139,6 +149,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         event_time: i64,
         digest: [u8; 16],
     ) {
+        self.scratch.last_event = event;
         let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
         let (scope_name, scope_implausible) =
             self.raw.scope(record).map_or((None, false), |scope| envelope::scope_name(scope.name));
@@ -170,8 +181,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         // 2^32 records do not fit into a request, so a round is never met again.
         self.scratch.round = self.scratch.round.wrapping_add(1);
         let raw = self.raw;
+        let mut previous = self.gate.policy.key_count();
         for (place, attribute) in (0..).zip(raw.attributes(&record.attributes)) {
-            self.choose(plan, place, attribute);
+            let key = self.key(attribute.key, &mut previous);
+            self.choose(plan, key, place, attribute);
         }
         let mut uid = None;
         for at in 0..self.scratch.chosen.len() {
@@ -184,9 +197,18 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         uid
     }
 
+    /// Finds a key's number; `previous` is the number of the key before it.
+    fn key(&mut self, key: &[u8], previous: &mut usize) -> Option<u32> {
+        let follower = self.scratch.followers.get_mut(*previous)?;
+        let number = self.gate.policy.key(key, *follower)?;
+        *follower = number;
+        *previous = number as usize;
+        Some(number)
+    }
+
     /// Finds an attribute's treatment; the last attribute of a key takes the place of earlier ones.
-    fn choose(&mut self, plan: &EventPlan, place: u32, attribute: &'r RawAttribute<'a>) {
-        let Some(key) = self.gate.policy.key(attribute.key) else {
+    fn choose(&mut self, plan: &EventPlan, key: Option<u32>, place: u32, attribute: &'r RawAttribute<'a>) {
+        let Some(key) = key else {
             return match plan.template(attribute.key) {
                 Some((template, rest)) => {
                     let (key, treatment) = (template.key, template.treatment);

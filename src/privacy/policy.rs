@@ -89,15 +89,18 @@ impl EventPlan {
 pub(super) struct Policy {
     events: HashMap<Box<[u8]>, u32, FixedState>,
     keys: HashMap<Box<[u8]>, u32, FixedState>,
+    /// By key number, the key; a template's is empty, as no attribute has it.
+    key_texts: Vec<Box<[u8]>>,
+    /// By event number.
+    event_names: Vec<Box<[u8]>>,
     plans: Vec<EventPlan>,
     attributes: Vec<AttributePlan>,
-    key_count: usize,
     uid_key: Option<u32>,
 }
 
 impl Policy {
     pub(super) fn new(registry: &Registry) -> Self {
-        let mut keys = HashMap::with_hasher(FixedState::default());
+        let mut keys: HashMap<Box<[u8]>, u32, FixedState> = HashMap::default();
         for (number, attribute) in (0_u32..).zip(registry.attributes()) {
             // A template's own key stands for the keys below it; by itself it is not an attribute.
             if !matches!(attribute.ty, AttributeType::Template(_)) {
@@ -115,28 +118,42 @@ impl Policy {
         }
         let events =
             registry.events().iter().zip(0..).map(|(event, number)| (event.name.as_bytes().into(), number));
+        let mut key_texts = vec![Box::default(); declared + reserved.len()];
+        for (key, number) in &keys {
+            if let Some(text) = key_texts.get_mut(*number as usize) {
+                *text = key.clone();
+            }
+        }
         Self {
             events: events.collect(),
+            event_names: registry.events().iter().map(|event| event.name.as_bytes().into()).collect(),
+            key_texts,
             uid_key: keys.get(UID_KEY.as_bytes()).copied(),
             keys,
             plans: registry.events().iter().map(|e| event_plan(registry, &e.attributes, &reserved)).collect(),
             attributes: attribute_plans(registry),
-            key_count: declared + reserved.len(),
         }
     }
 
-    /// The number of the declared event with this name.
-    pub(super) fn event(&self, name: &[u8]) -> Option<u32> {
-        self.events.get(name).copied()
+    /// The number of the declared event with this name. `guess` is tried first.
+    pub(super) fn event(&self, name: &[u8], guess: u32) -> Option<u32> {
+        match self.event_names.get(guess as usize) {
+            Some(guessed) if **guessed == *name => Some(guess),
+            _ => self.events.get(name).copied(),
+        }
     }
 
     pub(super) fn plan(&self, event: u32) -> Option<&EventPlan> {
         self.plans.get(event as usize)
     }
 
-    /// The number of a key that is declared, or has a meaning of its own.
-    pub(super) fn key(&self, key: &[u8]) -> Option<u32> {
-        self.keys.get(key).copied()
+    /// The number of a key that is declared, or has a meaning of its own. `guess` is tried first.
+    #[inline]
+    pub(super) fn key(&self, key: &[u8], guess: u32) -> Option<u32> {
+        match self.key_texts.get(guess as usize) {
+            Some(guessed) if **guessed == *key && !key.is_empty() => Some(guess),
+            _ => self.keys.get(key).copied(),
+        }
     }
 
     pub(super) fn attribute(&self, key: u32) -> Option<&AttributePlan> {
@@ -152,7 +169,7 @@ impl Policy {
     }
 
     pub(super) fn key_count(&self) -> usize {
-        self.key_count
+        self.key_texts.len()
     }
 
     pub(super) fn is_uid(&self, key: u32) -> bool {
