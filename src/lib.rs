@@ -8,17 +8,17 @@
 //!  receive     privacy   columns    wal      datafile      table
 //! ```
 
-pub mod app;
 pub mod clock;
-pub mod columns;
-pub mod config;
-pub mod datafile;
-pub mod flush;
-pub mod intake;
-pub mod privacy;
-pub mod receive;
-pub mod registry;
 pub mod secret;
-pub mod table;
-pub mod telemetry;
+pub mod registry;
+pub mod receive;
+pub mod privacy;
+pub mod columns;
 pub mod wal;
+pub mod intake;
+pub mod datafile;
+pub mod table;
+pub mod flush;
+pub mod telemetry;
+pub mod config;
+pub mod app;
