@@ -16,6 +16,10 @@ pub mod grpc;
 pub mod http;
 mod inflate;
 pub mod json;
-pub mod limits;
+mod limits;
 pub mod reply;
 pub mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use self::limits::Limits;

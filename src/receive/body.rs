@@ -30,13 +30,17 @@ pub(super) async fn read<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    if body.size_hint().lower() > bytes_max {
-        return Err(Refusal::TooLarge { limit: limits.request_bytes });
+    let hint = body.size_hint();
+    if hint.lower() > bytes_max {
+        return Err(Refusal::TooLarge { limit: limits.request_bytes_max });
     }
-    let buffer = Buffer { bytes: Vec::new(), bytes_max, reservation, limit: limits.request_bytes };
+    // The announced length bounds the buffer, but memory is taken only for what arrives.
+    let expected = hint.upper().unwrap_or(bytes_max);
+    let buffer =
+        Buffer { bytes: Vec::new(), expected, bytes_max, reservation, limit: limits.request_bytes_max };
     timeout_at(deadline, collect(body, buffer))
         .await
-        .unwrap_or(Err(Refusal::Stalled { limit: limits.body_read }))
+        .unwrap_or(Err(Refusal::Stalled { limit: limits.request_time_max }))
 }
 
 async fn collect<B>(body: &mut B, mut buffer: Buffer<'_>) -> Result<Bytes, Refusal>
@@ -74,6 +78,7 @@ where
 /// A growing body whose whole capacity is in the budget.
 struct Buffer<'r> {
     bytes: Vec<u8>,
+    expected: u64,
     bytes_max: u64,
     reservation: &'r mut Reservation,
     /// The limit that the client is told.
@@ -90,12 +95,13 @@ impl Buffer<'_> {
 
     fn append(&mut self, data: &[u8]) -> Result<(), Refusal> {
         let needed = (self.bytes.len() + data.len()) as u64;
+        if needed > self.bytes_max {
+            return Err(Refusal::TooLarge { limit: self.limit });
+        }
         let capacity = self.bytes.capacity() as u64;
         if needed > capacity {
-            let larger = needed.max(capacity * 2).max(BUFFER_FIRST_BYTES).min(self.bytes_max.max(needed));
-            if needed > self.bytes_max {
-                return Err(Refusal::TooLarge { limit: self.limit });
-            }
+            let doubled = capacity.saturating_mul(2).max(BUFFER_FIRST_BYTES);
+            let larger = doubled.min(self.expected).min(self.bytes_max).max(needed);
             self.reservation.grow_by(larger - capacity)?;
             self.bytes.reserve_exact(usize::try_from(larger).unwrap_or(usize::MAX) - self.bytes.len());
         }
@@ -109,7 +115,7 @@ pub(super) async fn discard<B>(body: &mut B, limits: &Limits, deadline: Instant)
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut left = limits.request_bytes.saturating_mul(DISCARD_REQUESTS_MAX);
+    let mut left = limits.request_bytes_max.saturating_mul(DISCARD_REQUESTS_MAX);
     let reading = async {
         while let Some(Ok(frame)) = body.frame().await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);

@@ -68,7 +68,7 @@ pub(super) async fn serve<H: Handler>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let connections = Connections {
-        slots: Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS))),
+        slots: Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
         builder: Arc::new(builder(versions, &limits)),
         handler,
         stats,
@@ -91,14 +91,14 @@ fn builder(versions: Versions, limits: &Limits) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         // hyper's time for a head includes the pause before it; the first head's own limit is kept below.
-        .header_read_timeout(limits.idle)
+        .header_read_timeout(limits.idle_time_max)
         .max_buf_size(HTTP1_BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(limits.streams_per_connection)
+        .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(HEAD_BYTES_MAX)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
@@ -164,7 +164,7 @@ impl<H: Handler> Connections<H> {
 
     /// Lets the requests in flight end, within the limit.
     async fn drain(&self, accepting: TaskTracker) {
-        let deadline = Instant::now() + self.limits.drain;
+        let deadline = Instant::now() + self.limits.drain_time_max;
         self.closing.cancel();
         self.tasks.close();
         accepting.close();
@@ -174,7 +174,7 @@ impl<H: Handler> Connections<H> {
         });
         if ended.await.is_err() {
             tracing::warn!(
-                limit = "receive.limits.drain",
+                limit_s = self.limits.drain_time_max.as_secs_f32(),
                 connections = self.tasks.len(),
                 requests = accepting.len(),
                 "the drain's limit was reached; closing the connections that are left"
@@ -234,7 +234,7 @@ impl<H: Handler> Connection<H> {
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         let mut seen = 0;
         let mut closing = false;
-        let mut silence = pin!(sleep_until(Instant::now() + self.limits.header_read));
+        let mut silence = pin!(sleep_until(Instant::now() + self.limits.head_time_max));
         loop {
             tokio::select! {
                 // A broken connection concerns its client alone, which will see it.
@@ -252,7 +252,7 @@ impl<H: Handler> Connection<H> {
                         closing = true;
                         connection.as_mut().graceful_shutdown();
                     }
-                    silence.as_mut().reset(Instant::now() + self.limits.idle);
+                    silence.as_mut().reset(Instant::now() + self.limits.idle_time_max);
                 }
             }
         }

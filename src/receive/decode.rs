@@ -20,10 +20,10 @@ use self::value::{read_any_value, read_key_value};
 use self::wire::{Wire, WireType::*, known, tag};
 use super::reply::Refusal;
 
-pub use self::name::{NameFallback, NameRule, NameSource};
+pub use self::name::{NameFallback, Rule, Source};
 pub use self::value::{ArrayElements, KvPairs, VALUE_DEPTH_MAX};
 
-/// Log records in one request. A record is two bytes on the wire at the least but 136 in memory, so that the number is
+/// Log records in one request. A record is two bytes on the wire at the least but 120 in memory, so that the number is
 /// bounded apart from the request's size; SDKs send 512, collectors 8,192.
 pub const RECORDS_MAX: usize = 65_536;
 

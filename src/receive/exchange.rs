@@ -55,7 +55,7 @@ impl<S: Sink> Exchange<S> {
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let deadline = Instant::now() + self.limits.body_read;
+        let deadline = Instant::now() + self.limits.request_time_max;
         let received = self.read(&mut body, framing_bytes, deadline).await;
         if received.is_err() && !awaits_continue {
             body::discard(&mut body, &self.limits, deadline).await;
@@ -69,7 +69,7 @@ impl<S: Sink> Exchange<S> {
         B: Body<Data = Bytes> + Unpin,
     {
         if !awaits_continue {
-            body::discard(&mut body, &self.limits, Instant::now() + self.limits.body_read).await;
+            body::discard(&mut body, &self.limits, Instant::now() + self.limits.request_time_max).await;
         }
     }
 
@@ -78,7 +78,7 @@ impl<S: Sink> Exchange<S> {
         B: Body<Data = Bytes> + Unpin,
     {
         let mut reservation = self.budget.reserve(REQUEST_BYTES_MIN)?;
-        let bytes_max = self.limits.request_bytes.saturating_add(framing_bytes);
+        let bytes_max = self.limits.request_bytes_max.saturating_add(framing_bytes);
         let bytes = body::read(body, bytes_max, &mut reservation, &self.limits, deadline).await?;
         Ok(Received { bytes, reservation })
     }

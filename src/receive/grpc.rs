@@ -40,7 +40,7 @@ const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Serves OTLP/gRPC on `listener` (HTTP/2 with prior knowledge) until `shutdown` ends. Then no connection is accepted any
-/// more, and requests in flight get their answers, within `limits.drain`.
+/// more, and requests in flight get their answers, within `limits.drain_time_max`.
 ///
 /// # Errors
 /// Where the listener itself fails.
@@ -96,7 +96,7 @@ impl<S: Sink> GrpcHandler<S> {
     /// Takes the one message out of the body.
     fn open(&self, received: Received, encoding: Encoding) -> Result<Received, Refusal> {
         let Received { mut bytes, mut reservation } = received;
-        let limit = self.0.limits.request_bytes;
+        let limit = self.0.limits.request_bytes_max;
         let Some([compressed, length @ ..]) = bytes.first_chunk::<PREFIX_BYTES>().copied() else {
             return Err(Refusal::Malformed("the gRPC message has no prefix"));
         };

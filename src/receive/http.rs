@@ -24,7 +24,7 @@ use super::reply::{Receipt, Refusal, Sink, seconds};
 use super::stats::{Protocol, ReceiveStats};
 
 /// Serves OTLP/HTTP on `listener` (HTTP/1.1, and HTTP/2 with prior knowledge) until `shutdown` ends. Then no connection
-/// is accepted any more, and requests in flight get their answers, within `limits.drain`.
+/// is accepted any more, and requests in flight get their answers, within `limits.drain_time_max`.
 ///
 /// # Errors
 /// Where the listener itself fails.
@@ -92,7 +92,7 @@ impl<S: Sink> HttpHandler<S> {
         format: Option<Format>,
     ) -> Result<Received, Refusal> {
         let Received { bytes, mut reservation } = received;
-        let bytes = inflate(encoding, bytes, self.0.limits.request_bytes, &mut reservation)?;
+        let bytes = inflate(encoding, bytes, self.0.limits.request_bytes_max, &mut reservation)?;
         if format != Some(Format::Json) {
             return Ok(Received { bytes, reservation });
         }

@@ -104,6 +104,22 @@ impl ReceiveStats {
         self.requests.get(protocol as usize).and_then(|row| row.get(outcome as usize)).map_or(0, read)
     }
 
+    /// Every protocol, outcome and number of requests, for a metric.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let pairs =
+            Protocol::ALL.into_iter().flat_map(|protocol| Outcome::ALL.map(|outcome| (protocol, outcome)));
+        pairs
+            .map(|(protocol, outcome)| (protocol.name(), outcome.name(), self.requests(protocol, outcome)))
+            .collect()
+    }
+
+    /// Bytes of all requests' bodies, decompressed.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.request_bytes.iter().map(read).sum()
+    }
+
     /// Bytes of bodies that were read whole, as they came over the wire.
     #[must_use]
     pub fn wire_bytes(&self, protocol: Protocol) -> u64 {

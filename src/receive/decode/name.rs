@@ -11,21 +11,21 @@ const EVENT_NAME: &[u8] = b"event.name";
 /// Where producers that know no event names keep them; configured, and empty by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NameFallback {
-    rules: Vec<NameRule>,
+    rules: Vec<Rule>,
 }
 
 /// One producer's place for event names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NameRule {
+pub struct Rule {
     /// The instrumentation scope that the rule is for, by exact name; any scope where there is none.
     pub scope: Option<String>,
     /// Where the name is.
-    pub source: NameSource,
+    pub source: Source,
 }
 
 /// A part of a log record that may hold the event's name as a string.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NameSource {
+pub enum Source {
     /// The attribute with this key.
     Attribute(String),
     /// The body.
@@ -35,8 +35,8 @@ pub enum NameSource {
 impl NameFallback {
     /// Rules in order: the first whose scope fits and whose source holds a non-empty string gives the name.
     #[must_use]
-    pub fn new(rules: Vec<NameRule>) -> Self {
-        Self { rules }
+    pub fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
+        Self { rules: rules.into_iter().collect() }
     }
 
     fn name<'a>(
@@ -49,8 +49,8 @@ impl NameFallback {
             .iter()
             .filter(|rule| rule.scope.as_ref().is_none_or(|wanted| wanted.as_bytes() == scope))
             .find_map(|rule| match &rule.source {
-                NameSource::Attribute(key) => attribute_name(attributes, key.as_bytes()),
-                NameSource::Body => text(body),
+                Source::Attribute(key) => attribute_name(attributes, key.as_bytes()),
+                Source::Body => text(body),
             })
     }
 }
