@@ -28,6 +28,7 @@ mod opening;
 mod options;
 mod reader;
 mod recover;
+mod release;
 mod repair;
 mod retry;
 mod scan;
@@ -55,7 +56,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use disk::{Disk, FileSystem};
 use frame::{Seal, frame_bytes};
-use segments::{Health, Shared};
+use release::Remover;
+use segments::{Health, Segment, Shared};
 use writer::{Command, Pending};
 
 /// A frame's place in the log of one data directory: 1 for the first ever appended, then without gaps.
@@ -159,6 +161,7 @@ pub struct Wal {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     queue_bytes: Arc<Semaphore>,
+    remover: Remover,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -175,11 +178,11 @@ impl Wal {
         committed: Position,
         options: WalOptions,
     ) -> Result<(Self, Recovery), WalError> {
-        Self::open_on(Box::new(FileSystem), files, committed, options)
+        Self::open_on(Arc::new(FileSystem), files, committed, options)
     }
 
     fn open_on(
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
         files: WalFiles,
         committed: Position,
         options: WalOptions,
@@ -187,7 +190,7 @@ impl Wal {
         options.validate()?;
         let identity = files.identity;
         let directory = files.directory.clone();
-        let (writer, recovery) = opening::open(disk, files, committed, &options)?;
+        let (writer, recovery) = opening::open(Arc::clone(&disk), files, committed, &options)?;
         let shared = Arc::clone(&writer.shared);
         let (commands, queue) = mpsc::channel(options.queue_frames_max);
         let thread = thread::Builder::new()
@@ -195,8 +198,9 @@ impl Wal {
             .spawn(move || writer.run(queue))
             .map_err(WalError::io("start the thread that writes", &directory))?;
         let queue_bytes = Arc::new(Semaphore::new(options.queue_bytes_max as usize));
+        let remover = Remover { disk, directory, shared: Arc::clone(&shared), turn: Arc::default() };
         let thread = Mutex::new(Some(thread));
-        Ok((Self { identity, options, shared, commands, queue_bytes, thread }, recovery))
+        Ok((Self { identity, options, shared, commands, queue_bytes, remover, thread }, recovery))
     }
 
     /// Who writes this log.
@@ -309,6 +313,18 @@ impl Wal {
     /// # Errors
     /// If the log has stopped, or a file cannot be removed: it is then tried again at the next release.
     pub async fn release(&self, through: Position) -> Result<Released, ControlError> {
+        let turn = self.remover.turn().await;
+        let (sealed, turn) = self.remover.remove(turn, self.releasable(through).await?).await?;
+        if !self.shared.live().is_active_released(through) {
+            return Ok(sealed);
+        }
+        // After the first removal, which may just have made the room that a new segment needs.
+        self.rotate().await?;
+        let (last, _) = self.remover.remove(turn, self.releasable(through).await?).await?;
+        Ok(Released { segments: sealed.segments + last.segments, bytes: sealed.bytes + last.bytes })
+    }
+
+    async fn releasable(&self, through: Position) -> Result<Vec<Segment>, ControlError> {
         self.control(|reply| Command::Release(through, reply)).await
     }
 
@@ -337,6 +353,7 @@ impl Wal {
     /// # Errors
     /// If the log had stopped before.
     pub async fn close(&self) -> Result<(), ControlError> {
+        drop(self.remover.turn().await);
         // If the thread is gone already, there is nobody to tell.
         drop(self.commands.send(Command::Close).await);
         if let Some(thread) = self.take_thread() {

@@ -12,7 +12,7 @@ use super::Position;
 use super::frame::SegmentHeader;
 
 /// The file operations whose order or failure matters.
-pub(super) trait Disk: Debug + Send {
+pub(super) trait Disk: Debug + Send + Sync {
     /// Creates an empty file, or empties the one that is there.
     fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>>;
     /// Renames a file over whatever has the new name.

@@ -94,7 +94,7 @@ impl DamagedPlace {
 
 /// Opens the log of a data directory, given what the table holds of it.
 pub(super) fn open(
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     files: WalFiles,
     committed: Position,
     options: &WalOptions,

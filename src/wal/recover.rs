@@ -61,7 +61,7 @@ impl Plan {
             || self.damage.iter().map(|found| &found.place).filter(|place| place.kind == DamageKind::Lost);
         let worst = lost().find(|place| place.lost.is_some())?;
         let (first, _) = worst.lost?;
-        let (_, last) = lost().filter_map(|place| place.lost).last()?;
+        let (_, last) = lost().filter_map(|place| place.lost).next_back()?;
         Some(WalError::Damaged {
             file: worst.file.clone(),
             offset: worst.offset,

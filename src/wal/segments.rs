@@ -3,8 +3,9 @@
 //! Owns: the list of segments, what is durable and released, whether the log is healthy. Does not own: any file.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -76,6 +77,14 @@ impl Shared {
         *self.durable.borrow()
     }
 
+    /// Stops the log for good.
+    pub(super) fn poison(&self, action: &'static str, path: &Path, source: io::Error) -> Poisoned {
+        let poisoned = Poisoned { action, path: path.to_path_buf(), source: Arc::new(source) };
+        tracing::error!(error = %poisoned, "nothing more is acknowledged");
+        self.health.send_replace(Health::Poisoned(poisoned.clone()));
+        poisoned
+    }
+
     pub(super) fn poisoned(&self) -> Option<Poisoned> {
         match &*self.health.borrow() {
             Health::Poisoned(poisoned) => Some(poisoned.clone()),
@@ -87,6 +96,18 @@ impl Shared {
 impl Live {
     pub(super) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Notes a release; returns the whole segments up to there, without the one that is being written.
+    pub(super) fn release(&mut self, through: Position) -> Vec<Segment> {
+        self.released = self.released.max(through);
+        let sealed = self.segments.len().saturating_sub(1);
+        self.segments.iter().take(sealed).take_while(|segment| segment.last() <= through).cloned().collect()
+    }
+
+    /// Whether the segment that is being written holds frames, and none after a position.
+    pub(super) fn is_active_released(&self, through: Position) -> bool {
+        self.segments.back().is_some_and(|active| active.frames > 0 && active.last() <= through)
     }
 
     /// What waits after a position, counting whole segments.

@@ -5,9 +5,9 @@
 //! every append fails until a restart has read back what the disk holds. A full disk is not that: the unfinished write
 //! is cut off, its appends fail, and the log goes on.
 //!
-//! Owns: group commit, rotation, removal of released segments, the cap on the log's size. Does not own: recovery.
+//! Owns: group commit, rotation, which segments a release may remove, the cap on the log's size. Does not own:
+//! recovery; removing files.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::Position;
 use super::digests::{DurableDigest, RecentDigests};
 use super::disk::{self, Disk, Failed, LogFile, write_all};
 use super::error::{AppendError, ControlError, Poisoned};
@@ -22,7 +23,6 @@ use super::frame::{FrameHeader, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, frame
 use super::identity::{LockFile, WriterIdentity};
 use super::retry::ClaimGuard;
 use super::segments::{Health, Segment, Shared};
-use super::{Position, Released};
 
 /// A group's frames: one vectored write takes at most 1,024 slices on Linux, and a frame is two.
 const GROUP_FRAMES_MAX: usize = 512;
@@ -34,7 +34,7 @@ const GROUP_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub(super) enum Command {
     Append(Pending),
     Rotate(oneshot::Sender<Result<Position, ControlError>>),
-    Release(Position, oneshot::Sender<Result<Released, ControlError>>),
+    Release(Position, oneshot::Sender<Result<Vec<Segment>, ControlError>>),
     Close,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct WriterLimits {
 /// The thread's state.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) disk: Box<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) directory: PathBuf,
     pub(super) identity: WriterIdentity,
     pub(super) limits: WriterLimits,
@@ -269,65 +269,16 @@ impl Writer {
         Ok(self.shared.durable())
     }
 
-    fn release(&mut self, through: Position) -> Result<Released, ControlError> {
+    /// Notes a release; returns the whole segments that may go now, their digests kept. Their removal is not for this
+    /// thread (see `release`).
+    fn release(&mut self, through: Position) -> Result<Vec<Segment>, ControlError> {
         self.check_health()?;
         let through = through.min(self.shared.durable());
-        {
-            let mut live = self.shared.live();
-            live.released = live.released.max(through);
+        let doomed = self.shared.live().release(through);
+        if !doomed.is_empty() {
+            self.save_digests(through)?;
         }
-        let mut released = self.remove_sealed(through)?;
-        let active_is_released = {
-            let live = self.shared.live();
-            live.segments.back().is_some_and(|active| active.frames > 0 && active.last() <= through)
-        };
-        if active_is_released {
-            // After the first removal, which may just have made the room that a new segment needs.
-            self.begin_segment().map_err(|failed| self.control_error(failed))?;
-            let more = self.remove_sealed(through)?;
-            released.segments += more.segments;
-            released.bytes += more.bytes;
-        }
-        Ok(released)
-    }
-
-    /// Removes the whole segments up to a position, but never the one that is being written.
-    fn remove_sealed(&mut self, through: Position) -> Result<Released, ControlError> {
-        let doomed: VecDeque<Segment> = {
-            let live = self.shared.live();
-            let sealed = live.segments.len().saturating_sub(1);
-            live.segments
-                .iter()
-                .take(sealed)
-                .take_while(|segment| segment.last() <= through)
-                .cloned()
-                .collect()
-        };
-        let mut released = Released::default();
-        if doomed.is_empty() {
-            return Ok(released);
-        }
-        self.save_digests(through)?;
-        for segment in doomed {
-            match self.disk.remove(&segment.path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(ControlError::Io {
-                        action: "remove",
-                        path: segment.path,
-                        source: Arc::new(source),
-                    });
-                }
-                _ => {}
-            }
-            self.shared.live().segments.pop_front();
-            released.segments += 1;
-            released.bytes += segment.bytes;
-        }
-        let directory = self.directory.clone();
-        self.disk
-            .sync_directory(&directory)
-            .map_err(|source| self.poison("sync the directory", &directory, source))?;
-        Ok(released)
+        Ok(doomed)
     }
 
     /// A full disk must not keep the log from shrinking: then the digests are only remembered until the next restart.
@@ -358,10 +309,7 @@ impl Writer {
     }
 
     fn poison(&self, action: &'static str, path: &Path, source: io::Error) -> Poisoned {
-        let poisoned = Poisoned { action, path: path.to_path_buf(), source: Arc::new(source) };
-        tracing::error!(error = %poisoned, "nothing more is acknowledged");
-        self.shared.health.send_replace(Health::Poisoned(poisoned.clone()));
-        poisoned
+        self.shared.poison(action, path, source)
     }
 }
 

@@ -34,11 +34,13 @@ pub(in super::super) struct FaultPlan {
     pub(in super::super) fail_truncate: bool,
     pub(in super::super) fail_directory_sync: bool,
     pub(in super::super) fail_create: Option<i32>,
+    pub(in super::super) fail_remove: Option<i32>,
     /// What a power loss leaves for certain, by file.
     pub(in super::super) synced_bytes: BTreeMap<PathBuf, u64>,
 }
 
 pub(in super::super) const EIO: i32 = 5;
+const EACCES: i32 = 13;
 const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
@@ -70,8 +72,8 @@ impl Faults {
         plan.syncs.pop_front().flatten().map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)))
     }
 
-    pub(in super::super) fn disk(&self) -> Box<dyn Disk> {
-        Box::new(FaultyDisk(self.clone()))
+    pub(in super::super) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(FaultyDisk(self.clone()))
     }
 }
 
@@ -97,7 +99,11 @@ impl Disk for FaultyDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.plan().synced_bytes.remove(path);
+        let mut plan = self.0.plan();
+        if let Some(code) = plan.fail_remove {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        plan.synced_bytes.remove(path);
         FileSystem.remove(path)
     }
 
@@ -316,4 +322,17 @@ async fn a_segment_that_cannot_be_made_fails_the_append_only() {
     assert!(matches!(wal.append(numbered(4, 200)).await, Err(AppendError::Io { .. })));
     faults.plan().fail_create = None;
     assert_eq!(wal.append(numbered(4, 200)).await.unwrap(), Position(4));
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_removed_is_tried_again() {
+    let directory = TempDir::new().unwrap();
+    let (wal, faults) = open_faulty(directory.path());
+    super::append_all(&wal, 1..=7).await;
+    faults.plan().fail_remove = Some(EACCES);
+    assert!(matches!(wal.release(Position(6)).await, Err(ControlError::Io { action: "remove", .. })));
+    assert_eq!((wal.status().segments, wal.status().released), (3, Position(6)));
+    faults.plan().fail_remove = None;
+    assert_eq!(wal.release(Position(6)).await.unwrap().segments, 2);
+    assert!(wal.halted().now_or_never().is_none());
 }
