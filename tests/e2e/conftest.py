@@ -21,7 +21,7 @@ def homes():
         return root / f"{next(numbers):03}-{name}"
 
     yield home
-    if "ESKER_KEEP" not in os.environ:
+    if "E2E_KEEP" not in os.environ:
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -28,11 +28,11 @@ REQUEST_SECONDS = 30
 
 
 def binary() -> Path:
-    """The binary under test: `ESKER_BIN`, else the release build of this clone."""
-    named = os.environ.get("ESKER_BIN")
+    """The binary under test: `E2E_BINARY`, else the release build of this clone."""
+    named = os.environ.get("E2E_BINARY")
     path = Path(named) if named else Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target")) / "release" / "esker"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such binary; run `cargo build --release`, or set ESKER_BIN")
+        raise FileNotFoundError(f"{path}: no such binary; run `cargo build --release`, or set E2E_BINARY")
     return path.absolute()
 
 
@@ -95,7 +95,14 @@ def request(address: str, method: str, path: str, body: bytes | None = None, hea
 def toml_value(value) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment without keys that the person at the machine may have set for a service of their own."""
+    return {name: item for name, item in os.environ.items() if not name.startswith("ESKER_")} | more
 
 
 class Esker:
@@ -141,6 +148,7 @@ class Esker:
         """Starts `serve` without waiting for anything."""
         assert self.process is None or self.process.poll() is not None, "it runs already"
         command = [*wrapper, str(self.executable), "--config", str(self.config), "serve"]
+        popen.setdefault("env", environment())
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=self.home, **popen)
         return self.process
@@ -218,6 +226,7 @@ class Esker:
     def run(self, *arguments: str, seconds: float = 60, **popen) -> subprocess.CompletedProcess:
         """Another command of the binary with the same configuration."""
         command = [str(self.executable), "--config", str(self.config), *arguments]
+        popen.setdefault("env", environment())
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=self.home, **popen)
 
     def log(self) -> str:

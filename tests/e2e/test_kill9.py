@@ -74,8 +74,8 @@ class Client(threading.Thread):
 
 @pytest.mark.timeout(480)
 def test_every_acknowledged_event_survives_and_none_is_stored_twice(esker, record_property):
-    seed = int(os.environ.get("ESKER_SEED", time.time_ns() % 1_000_000))
-    print(f"ESKER_SEED={seed}")
+    seed = int(os.environ.get("E2E_SEED", time.time_ns() % 1_000_000))
+    print(f"E2E_SEED={seed}")
     chance = random.Random(seed)
     service = esker(ports=tuple(free_ports(3)), flush={"max_age": "150ms"})
     stop = threading.Event()
