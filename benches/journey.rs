@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const CLIENTS: usize = 4;
-/// Distinct requests that each client holds ready; their times are changed before each is sent.
-const READY: usize = 24;
+/// Distinct requests that each client holds ready; their times and trace ids are changed before each is sent.
+const READY: usize = 200;
 
 fn main() {
     let brief = std::env::args().any(|argument| argument == "--test");
@@ -67,6 +67,7 @@ fn drive(client: usize, address: &str, sent: &AtomicU64, requests: u64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64;
     let mut ready: Vec<load::Request> =
         (0..READY).map(|place| load::Request::new((client * READY + place) as u64 + 1, now)).collect();
+    let mut random = load::Random::new(client as u64 + 77);
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_nodelay(true).expect("a socket option");
     let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
@@ -76,7 +77,7 @@ fn drive(client: usize, address: &str, sent: &AtomicU64, requests: u64) {
             return;
         }
         let request = &mut ready[(number % READY as u64) as usize];
-        request.renew(1_000);
+        request.renew(1_000, &mut random);
         let body = &request.body;
         write!(
             stream,

@@ -16,11 +16,13 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 
 /// Log records in a request.
-pub const RECORDS: usize = 512;
+pub(crate) const RECORDS: usize = 512;
 /// Distinct users, each a UUID that becomes a pseudonym.
 const USERS: u64 = 5_000;
 /// Records that share a trace, as the events of one backend request do.
 const RECORDS_PER_TRACE: usize = 4;
+/// A trace id, the span id's tag and length, and the span id.
+const TRACE_BYTES: usize = 16 + 2 + 8;
 
 const EVENTS: [&str; 5] = [
     "workflows.change_request.committed",
@@ -32,16 +34,16 @@ const EVENTS: [&str; 5] = [
 
 /// A small, fast generator; the load must be the same in each run.
 #[derive(Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// Starts the sequence.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
     /// The next number (xorshift64*).
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -97,39 +99,51 @@ fn record(random: &mut Random, time_unix_nano: u64, trace_id: Vec<u8>) -> LogRec
     }
 }
 
-/// An encoded request whose times can be moved, so that the server meets it as a new one.
+/// An encoded request whose times and trace ids can be changed, so that the server meets it as a new one.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The encoded `ExportLogsServiceRequest`.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// Where each record's `time_unix_nano` lies in `body`.
     times: Vec<usize>,
+    /// Where each record's trace id lies in `body`; its span id follows.
+    traces: Vec<usize>,
 }
 
 impl Request {
     /// One request, from `seed`, dated at `now_unix_nano` and the milliseconds after it.
-    pub fn new(seed: u64, now_unix_nano: u64) -> Self {
+    pub(crate) fn new(seed: u64, now_unix_nano: u64) -> Self {
         let body = encode(seed, now_unix_nano);
         let mut from = 0;
-        let times = (0..RECORDS)
-            .map(|place| {
-                // Field 1 of a log record, fixed64.
-                let mut wanted = vec![0x09];
-                wanted.extend((now_unix_nano + place as u64 * 1_000_000).to_le_bytes());
-                let found = body[from..].windows(wanted.len()).position(|window| window == wanted);
-                from += found.expect("each record's time stands in the body") + wanted.len();
-                from - 8
-            })
-            .collect();
-        Self { body, times }
+        let mut find = |wanted: &[u8], length: usize| {
+            let found = body[from..].windows(wanted.len()).position(|window| window == wanted);
+            let start = from + found.expect("each record has the field") + wanted.len();
+            from = start + length;
+            start
+        };
+        let (mut times, mut traces) = (Vec::new(), Vec::new());
+        for place in 0..RECORDS {
+            // Field 1 of a log record, fixed64; fields 9 and 10, of 16 and 8 bytes.
+            let time = (now_unix_nano + place as u64 * 1_000_000).to_le_bytes();
+            times.push(find(&[&[0x09], &time[..]].concat(), 0) - 8);
+            traces.push(find(&[0x4a, 16], TRACE_BYTES));
+        }
+        Self { body, times, traces }
     }
 
-    /// Moves each record's time by `nanos`.
-    pub fn renew(&mut self, nanos: u64) {
-        for at in &self.times {
-            let bytes = &mut self.body[*at..*at + 8];
-            let time = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-            bytes.copy_from_slice(&(time + nanos).to_le_bytes());
+    /// Moves each record's time by `nanos` and gives it another trace and span.
+    pub(crate) fn renew(&mut self, nanos: u64, random: &mut Random) {
+        let mut trace = Vec::new();
+        for (place, (time, ids)) in self.times.iter().zip(&self.traces).enumerate() {
+            let bytes = &mut self.body[*time..*time + 8];
+            let moved = u64::from_le_bytes(bytes.try_into().expect("eight bytes")) + nanos;
+            bytes.copy_from_slice(&moved.to_le_bytes());
+            if place % RECORDS_PER_TRACE == 0 {
+                trace = [random.next().to_le_bytes(), random.next().to_le_bytes()].concat();
+            }
+            self.body[*ids..*ids + 16].copy_from_slice(&trace);
+            // Past the trace id stand the span id's tag and length.
+            self.body[*ids + 18..*ids + TRACE_BYTES].copy_from_slice(&random.next().to_le_bytes());
         }
     }
 }
