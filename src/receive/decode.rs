@@ -16,7 +16,7 @@ mod wire;
 use std::ops::Range;
 
 use self::name::fallback_name;
-use self::value::{read_any_value, read_key_value};
+use self::value::{push_usual_key_value, read_any_value, read_key_value};
 use self::wire::{Wire, WireType::*, known, tag};
 use super::reply::Refusal;
 
@@ -50,12 +50,43 @@ pub enum DecodeError {
     /// An array or key-value list in several parts.
     SplitValue,
     /// More of something than one request may hold.
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// The limit.
-        limit: usize,
-    },
+    TooMany(Part),
+}
+
+/// Something that a request may hold only so many of. (Errors stay one byte long, and so pass in registers.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Log records, up to [`RECORDS_MAX`].
+    Record,
+    /// Attributes, up to [`ATTRIBUTES_MAX`].
+    Attribute,
+    /// Resources, up to [`GROUPS_MAX`].
+    Resource,
+    /// Scopes, up to [`GROUPS_MAX`].
+    Scope,
+}
+
+impl Part {
+    /// The parts' name in the plural.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Record => "log records",
+            Self::Attribute => "attributes",
+            Self::Resource => "resources",
+            Self::Scope => "scopes",
+        }
+    }
+
+    /// How many there may be.
+    #[must_use]
+    pub fn limit(self) -> usize {
+        match self {
+            Self::Record => RECORDS_MAX,
+            Self::Attribute => ATTRIBUTES_MAX,
+            Self::Resource | Self::Scope => GROUPS_MAX,
+        }
+    }
 }
 
 impl DecodeError {
@@ -69,7 +100,7 @@ impl DecodeError {
             Self::WireType => "a protobuf field has the wrong wire type",
             Self::TooDeep => "attribute values are nested more than 32 deep; flatten them",
             Self::SplitValue => "an array or key-value list is split over several protobuf fields",
-            Self::TooMany { .. } => "one request holds too many parts; send smaller batches",
+            Self::TooMany(_) => "one request holds too many parts; send smaller batches",
         }
     }
 }
@@ -85,7 +116,7 @@ impl std::error::Error for DecodeError {}
 impl From<DecodeError> for Refusal {
     fn from(error: DecodeError) -> Self {
         match error {
-            DecodeError::TooMany { what, limit } => Self::TooMany { what, limit },
+            DecodeError::TooMany(part) => Self::TooMany { what: part.name(), limit: part.limit() },
             _ => Self::Malformed(error.reason()),
         }
     }
@@ -280,7 +311,7 @@ impl<'a> Walk<'a, '_> {
         let encoded = parts(bytes, RESOURCE_LOGS_RESOURCE, |resource| self.resource(resource))?;
         let attributes = start..index(self.events.attributes.len());
         let resource = index(self.events.resources.len());
-        push(&mut self.events.resources, RawResource { encoded, attributes }, "resources", GROUPS_MAX)?;
+        push(&mut self.events.resources, RawResource { encoded, attributes }, Part::Resource)?;
 
         let mut wire = Wire::new(bytes);
         while let Some(tag) = wire.tag()? {
@@ -308,7 +339,7 @@ impl<'a> Walk<'a, '_> {
         let mut name: &'a [u8] = &[];
         let encoded = parts(bytes, SCOPE_LOGS_SCOPE, |part| read_scope(part, &mut name))?;
         let scope = index(self.events.scopes.len());
-        push(&mut self.events.scopes, RawScope { name, encoded }, "scopes", GROUPS_MAX)?;
+        push(&mut self.events.scopes, RawScope { name, encoded }, Part::Scope)?;
 
         let mut wire = Wire::new(bytes);
         while let Some(tag) = wire.tag()? {
@@ -353,13 +384,16 @@ impl<'a> Walk<'a, '_> {
             record.name = fallback_name(self.fallback, scope_name, attributes, body);
         }
         record.attributes = index(first)..index(self.events.attributes.len());
-        push(&mut self.events.records, record, "log records", RECORDS_MAX)
+        push(&mut self.events.records, record, Part::Record)
     }
 
     #[inline]
     fn attribute(&mut self, bytes: &'a [u8]) -> Result<(), DecodeError> {
-        let attribute = read_key_value::<true>(bytes, 1)?;
-        push(&mut self.events.attributes, attribute, "attributes", ATTRIBUTES_MAX)
+        let table = &mut self.events.attributes;
+        if table.len() < ATTRIBUTES_MAX && push_usual_key_value(bytes, table).is_some() {
+            return Ok(());
+        }
+        push(table, read_key_value::<true>(bytes, 1)?, Part::Attribute)
     }
 }
 
@@ -419,9 +453,9 @@ fn read_scope<'a>(bytes: &'a [u8], name: &mut &'a [u8]) -> Result<(), DecodeErro
 }
 
 #[inline]
-fn push<T>(table: &mut Vec<T>, row: T, what: &'static str, limit: usize) -> Result<(), DecodeError> {
-    if table.len() >= limit {
-        return Err(DecodeError::TooMany { what, limit });
+fn push<T>(table: &mut Vec<T>, row: T, part: Part) -> Result<(), DecodeError> {
+    if table.len() >= part.limit() {
+        return Err(DecodeError::TooMany(part));
     }
     table.push(row);
     Ok(())

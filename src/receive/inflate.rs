@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn bodies_up_to_the_limit_come_out_as_they_went_in() {
         for length in [0, 1, 1000, 70_000, LIMIT - 1, LIMIT] {
-            let bytes: Vec<u8> = (0..length).map(|i| (i * i >> 7) as u8).collect();
+            let bytes: Vec<u8> = (0..length).map(|i| ((i * i) >> 7) as u8).collect();
             for (encoding, body) in forms(&bytes) {
                 let (result, held) = inflated(encoding, &body);
                 assert_eq!(result.unwrap(), bytes, "{encoding:?} {length}");
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_body_that_ends_too_early_is_malformed() {
-        let bytes: Vec<u8> = (0..5000u32).map(|i| (i * i >> 5) as u8).collect();
+        let bytes: Vec<u8> = (0..5000u32).map(|i| ((i * i) >> 5) as u8).collect();
         for (encoding, body) in forms(&bytes) {
             for end in [1, 4, 9, body.len() / 2, body.len() - 5, body.len() - 1] {
                 let result = inflated(encoding, &body[..end]).0;

@@ -224,7 +224,7 @@ fn nesting_is_bounded() {
         wrapped(&format!(r#"{{"body":{value}}}"#))
     };
     assert!(to_protobuf(nested(VALUE_DEPTH_MAX - 4).as_bytes()).is_ok());
-    for levels in [100, 100_000] {
+    for levels in [100, 3_000] {
         assert!(fault(&nested(levels)).contains("nested more than 128 levels"));
     }
     let unknown = format!("{{\"x\":{}", "[".repeat(1_000_000));
