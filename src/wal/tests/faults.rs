@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
@@ -40,6 +41,8 @@ pub(in super::super) struct FaultPlan {
 }
 
 pub(in super::super) const EIO: i32 = 5;
+/// Only for a test that fails: a sync that never begins.
+const SYNC_WAIT_MAX: Duration = Duration::from_secs(60);
 const EACCES: i32 = 13;
 const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
@@ -58,8 +61,9 @@ impl Faults {
     pub(in super::super) async fn syncs_begun(&self, count: u64) {
         let faults = self.clone();
         let wait = move || {
-            let begun = faults.0.1.wait_while(faults.plan(), |plan| plan.syncs_begun < count);
-            drop(begun.unwrap());
+            let until = |plan: &mut FaultPlan| plan.syncs_begun < count;
+            let waited = faults.0.1.wait_timeout_while(faults.plan(), SYNC_WAIT_MAX, until).unwrap().1;
+            assert!(!waited.timed_out(), "no sync begins");
         };
         tokio::task::spawn_blocking(wait).await.unwrap();
     }

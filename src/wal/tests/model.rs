@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::iter::repeat_n;
 use std::path::{Path, PathBuf};
 
 use futures::future::join_all;
@@ -35,12 +36,7 @@ enum Step {
     Close,
     Drop,
     /// The power fails while a group is written: of its bytes, some never reached the disk.
-    PowerLoss {
-        frames: u64,
-        seed: u64,
-        cut: u64,
-        holes: Vec<u64>,
-    },
+    PowerLoss(PowerLoss),
     /// A file loses its end.
     Cut {
         file: u64,
@@ -52,6 +48,26 @@ enum Step {
     },
 }
 
+#[derive(Debug, Clone)]
+struct PowerLoss {
+    frames: u64,
+    seed: u64,
+    /// How many syncs still succeed: with a new segment, the first of them is that of its header.
+    sound_syncs: usize,
+    /// Where the file ends afterwards.
+    cut: u64,
+    /// Where bytes are missing.
+    holes: Vec<u64>,
+}
+
+fn power_loss() -> impl Strategy<Value = Step> {
+    (1..8_u64, any::<u64>(), 1..3_usize, any::<u64>(), vec(any::<u64>(), 0..4)).prop_map(
+        |(frames, seed, sound_syncs, cut, holes)| {
+            Step::PowerLoss(PowerLoss { frames, seed, sound_syncs, cut, holes })
+        },
+    )
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let share = 0..=100_u64;
     let step = prop_oneof![
@@ -60,8 +76,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (share, any::<bool>()).prop_map(|(share, released)| Step::Commit { share, released }),
         1 => Just(Step::Close),
         1 => Just(Step::Drop),
-        2 => (1..8_u64, any::<u64>(), any::<u64>(), vec(any::<u64>(), 0..4))
-            .prop_map(|(frames, seed, cut, holes)| Step::PowerLoss { frames, seed, cut, holes }),
+        2 => power_loss(),
         1 => (any::<u64>(), any::<u64>()).prop_map(|(file, at)| Step::Cut { file, at }),
         1 => (any::<u64>(), any::<u64>()).prop_map(|(file, at)| Step::Flip { file, at }),
     ];
@@ -138,7 +153,7 @@ impl Life {
                 self.restart_undamaged();
             }
             Step::Drop => self.restart_undamaged(),
-            Step::PowerLoss { frames, seed, cut, holes } => self.power_loss(frames, seed, cut, &holes).await,
+            Step::PowerLoss(loss) => self.power_loss(loss).await,
             Step::Cut { file, at } => self.damage(file, |path| {
                 let bytes = fs::metadata(path).unwrap().len();
                 let at = at % (bytes + 1);
@@ -157,7 +172,7 @@ impl Life {
 
     fn start(&mut self, on_damage: OnDamage) -> Result<Recovery, WalError> {
         let files = WalFiles::lock(self.directory.path(), &OneId)?;
-        let options = WalOptions { on_damage, ..small_segments() };
+        let options = WalOptions { segment_bytes: 3000, on_damage, ..small_segments() };
         let (wal, recovery) = Wal::open_on(self.faults.disk(), files, Position(self.committed), options)?;
         self.wal = Some(wal);
         Ok(recovery)
@@ -171,7 +186,8 @@ impl Life {
     }
 
     /// One frame is synced, a group is written behind it, its sync fails, and the power with it.
-    async fn power_loss(&mut self, frames: u64, seed: u64, cut: u64, holes: &[u64]) {
+    async fn power_loss(&mut self, loss: PowerLoss) {
+        let PowerLoss { frames, seed, sound_syncs, cut, holes } = loss;
         let frames = self.frames(frames + 1, seed);
         {
             let mut plan = self.faults.plan();
@@ -187,8 +203,7 @@ impl Life {
                 self.faults.syncs_begun(1).await;
             }
         }
-        // A new segment syncs its header; whichever sync fails, the log stops there.
-        self.faults.plan().syncs = [None, Some(EIO)].into();
+        self.faults.plan().syncs = repeat_n(None, sound_syncs).chain([Some(EIO)]).collect();
         self.faults.release_syncs();
         let answers = join_all(appends).await;
         for ((number, _), answer) in frames.iter().zip(answers) {
@@ -200,7 +215,7 @@ impl Life {
         }
         self.faults.plan().syncs.clear();
         self.wal = None;
-        self.lose_unsynced(cut, holes);
+        self.lose_unsynced(cut, &holes);
         // No crash alone is damage.
         let recovery = self.start(OnDamage::Refuse).unwrap();
         assert!(recovery.damage.iter().all(|place| place.kind == DamageKind::Torn), "{:?}", recovery.damage);
