@@ -25,7 +25,7 @@ MEMORY_LIMIT = 300 << 20
 @pytest.fixture(scope="module")
 def hostile(homes):
     """The service that all cases share; in the end nothing of them may be on its disk."""
-    service = Esker(homes("hostile")).start()
+    service = Esker(homes("hostile"), log={"filter": "trace"}).start()
     yield service
     peak = service.peak_memory_bytes()
     assert service.stop() == 0
