@@ -14,7 +14,7 @@ pub mod raw;
 
 use raw::RawConfig;
 
-use crate::receive::decode::NameRule;
+use crate::receive::decode::Rule;
 use crate::wal::OnDamage;
 
 /// The file that is read when `--config` is not given and it exists.
@@ -56,7 +56,7 @@ pub struct ReceiveConfig {
     /// Health, metrics, status.
     pub admin: SocketAddr,
     /// Where an event's name is found when it is in none of the standard places.
-    pub names: Vec<NameRule>,
+    pub names: Vec<Rule>,
     /// Largest request, compressed and decompressed, bytes.
     pub request_bytes_max: u64,
     /// All requests in flight together, bytes.
@@ -64,7 +64,7 @@ pub struct ReceiveConfig {
     /// Connections per listener.
     pub connections_max: usize,
     /// How long a request's body may take to arrive.
-    pub body_read_max: Duration,
+    pub request_time_max: Duration,
 }
 
 /// Section `privacy`.

@@ -24,9 +24,9 @@ use crate::config::Config;
 use crate::flush::{FlushError, FlushOptions, FlushWatch, Flusher, Writer};
 use crate::intake::{Intake, Parts};
 use crate::privacy::Gate;
+use crate::receive::Limits;
 use crate::receive::budget::MemoryBudget;
 use crate::receive::decode::NameFallback;
-use crate::receive::limits::Limits;
 use crate::receive::stats::ReceiveStats;
 use crate::receive::{grpc, http};
 use crate::registry::Registry;
@@ -342,10 +342,10 @@ fn wal_options(config: &Config) -> WalOptions {
 
 fn limits(config: &Config) -> Limits {
     Limits {
-        request_bytes: config.receive.request_bytes_max,
-        connections: config.receive.connections_max,
-        body_read: config.receive.body_read_max,
-        drain: config.shutdown_grace,
+        request_bytes_max: config.receive.request_bytes_max,
+        connections_max: config.receive.connections_max,
+        request_time_max: config.receive.request_time_max,
+        drain_time_max: config.shutdown_grace,
         ..Limits::default()
     }
 }

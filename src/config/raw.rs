@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{
     Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, TableConfig, WalConfig,
 };
-use crate::receive::decode::{NameRule, NameSource};
+use crate::receive::decode::{Rule, Source};
 use crate::wal::OnDamage;
 
 /// The largest frame of the WAL: what the largest request can become.
@@ -62,7 +62,7 @@ struct RawLimits {
     memory: ByteSize,
     connections: usize,
     #[serde(with = "humantime_serde")]
-    body_read: Duration,
+    request_time: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,7 +167,7 @@ impl Default for RawLimits {
             request_bytes: ByteSize::mib(16),
             memory: ByteSize::mib(64),
             connections: 256,
-            body_read: Duration::from_secs(20),
+            request_time: Duration::from_secs(20),
         }
     }
 }
@@ -286,9 +286,9 @@ impl RawReceive {
             request_bytes_max,
             memory_bytes_max,
             connections_max: self.limits.connections,
-            body_read_max: at_least(
-                "receive.limits.body_read",
-                self.limits.body_read,
+            request_time_max: at_least(
+                "receive.limits.request_time",
+                self.limits.request_time,
                 Duration::from_secs(1),
             )?,
         })
@@ -296,10 +296,10 @@ impl RawReceive {
 }
 
 impl RawNameRule {
-    fn validate(self) -> Result<NameRule, ConfigError> {
+    fn validate(self) -> Result<Rule, ConfigError> {
         let source = match (self.attribute, self.body) {
-            (Some(key), false) if !key.is_empty() => NameSource::Attribute(key),
-            (None, true) => NameSource::Body,
+            (Some(key), false) if !key.is_empty() => Source::Attribute(key),
+            (None, true) => Source::Body,
             _ => {
                 return Err(problem(
                     "receive.names",
@@ -307,7 +307,7 @@ impl RawNameRule {
                 ));
             }
         };
-        Ok(NameRule { scope: self.scope, source })
+        Ok(Rule { scope: self.scope, source })
     }
 }
 

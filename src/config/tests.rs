@@ -1,5 +1,5 @@
 use super::*;
-use crate::receive::decode::NameSource;
+use crate::receive::decode::{Rule, Source};
 
 fn message(toml: &str) -> String {
     Config::from_toml(toml).expect_err("must be refused").to_string()
@@ -63,10 +63,7 @@ fn limits_that_contradict_each_other_are_refused() {
 #[test]
 fn a_name_rule_needs_exactly_one_source() {
     let config = Config::from_toml("[[receive.names]]\nscope = 'cline'\nbody = true").unwrap();
-    assert_eq!(
-        config.receive.names,
-        [NameRule { scope: Some("cline".to_owned()), source: NameSource::Body }]
-    );
+    assert_eq!(config.receive.names, [Rule { scope: Some("cline".to_owned()), source: Source::Body }]);
     assert!(message("[[receive.names]]\nscope = 'cline'").contains("receive.names"));
 }
 

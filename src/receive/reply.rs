@@ -55,7 +55,7 @@ pub enum Refusal {
         limit: usize,
     },
     /// The body did not arrive in time.
-    #[error("the request's body did not arrive within {} s (receive.limits.request_time_max)", limit.as_secs_f32())]
+    #[error("the request's body did not arrive within {} s (receive.limits.request_time)", limit.as_secs_f32())]
     Stalled {
         /// The limit in force.
         limit: Duration,

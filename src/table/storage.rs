@@ -49,11 +49,6 @@ impl Warehouse {
         Ok(Self { store: Arc::new(store), location })
     }
 
-    #[cfg(test)]
-    pub(super) fn with_store(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
-        Self { store: wrap(self.store), location: self.location }
-    }
-
     /// The store; its keys are relative to the warehouse.
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store)
