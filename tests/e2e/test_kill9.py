@@ -17,7 +17,7 @@ import otlp
 import pytest
 from harness import free_ports
 
-ROUNDS = 20
+ROUNDS = 40
 CLIENTS = 4
 EVENTS_A_REQUEST = 20
 # A client that waits longer than this for one acknowledgement has found a hang.

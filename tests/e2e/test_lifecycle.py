@@ -12,13 +12,21 @@ import pytest
 from harness import balanced, by_labels, request, wait_until
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
 def test_a_polite_stop_commits_everything_that_was_acknowledged(esker, signum):
     service = esker(flush={"max_age": "1h"}).start()
     for start in range(0, 500, 50):
         assert service.post(otlp.numbered(range(start, start + 50))).status == 200
     assert service.stop(signum) == 0
     assert lake.query(service.table, "SELECT count(*), count(DISTINCT test_seq) FROM events") == [(500, 500)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+def test_a_stop_right_after_the_ready_line_is_clean(esker, signum):
+    """Whoever supervises it may change its mind at once; the ready line promises that a signal is heard."""
+    service = esker()
+    for _ in range(10):
+        assert service.start().stop(signum) == 0
 
 
 def test_requests_in_flight_are_answered_before_the_stop(esker):
