@@ -6,6 +6,8 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::super::*;
+use super::OneId;
+use super::faults::Faults;
 use super::{
     append_all, names_ending, numbered, open, open_with, positions, read_all, segment_files, small_segments,
 };
@@ -233,4 +235,31 @@ async fn damage_that_appears_while_the_log_is_open_is_an_error_of_the_reader() {
     let error = reader.next().unwrap().unwrap_err();
     assert!(matches!(error, ReadError::Damaged { offset: 328, expected: Position(2), .. }), "{error}");
     assert!(reader.next().is_none());
+}
+
+#[tokio::test]
+async fn a_repair_that_is_cut_short_anywhere_is_finished_by_the_next_start() {
+    let mut interrupted = 0;
+    for changes in 0.. {
+        let directory = ten_frames().await;
+        hurt(directory.path(), 0, 0);
+        hurt(directory.path(), 1, 1);
+        hurt(directory.path(), 2, 2);
+        fs::remove_file(&segment_files(directory.path())[3]).unwrap();
+        let faults = Faults::default();
+        faults.plan().changes_left = Some(changes);
+        let files = WalFiles::lock(directory.path(), &OneId).unwrap();
+        let is_done = Wal::open_on(faults.disk(), files, Position(0), set_aside()).is_ok();
+        let (wal, _) = open_with(directory.path(), 0, set_aside()).unwrap();
+        assert_eq!(positions(&read_all(&wal, 0)), [2, 3, 4, 6, 7, 8], "after {changes} changes");
+        assert_eq!(wal.durable(), Position(8));
+        drop(wal);
+        assert!(open(directory.path(), 0).1.damage.is_empty());
+        assert!(names_ending(directory.path(), ".tmp").is_empty());
+        if is_done {
+            break;
+        }
+        interrupted += 1;
+    }
+    assert!(interrupted > 20, "the repair took only {interrupted} changes");
 }

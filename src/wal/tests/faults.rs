@@ -34,6 +34,8 @@ pub(in super::super) struct FaultPlan {
     pub(in super::super) fail_write: Option<i32>,
     pub(in super::super) fail_truncate: bool,
     pub(in super::super) fail_directory_sync: bool,
+    /// Changes to the directory or its files that still succeed: then the process is as good as dead.
+    pub(in super::super) changes_left: Option<u32>,
     pub(in super::super) fail_create: Option<i32>,
     pub(in super::super) fail_remove: Option<i32>,
     /// What a power loss leaves for certain, by file.
@@ -76,6 +78,17 @@ impl Faults {
         plan.syncs.pop_front().flatten().map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)))
     }
 
+    fn change(&self) -> io::Result<()> {
+        match self.plan().changes_left.as_mut() {
+            Some(0) => Err(io::Error::from_raw_os_error(EIO)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     pub(in super::super) fn disk(&self) -> Arc<dyn Disk> {
         Arc::new(FaultyDisk(self.clone()))
     }
@@ -86,6 +99,7 @@ struct FaultyDisk(Faults);
 
 impl Disk for FaultyDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        self.0.change()?;
         if let Some(code) = self.0.plan().fail_create {
             return Err(io::Error::from_raw_os_error(code));
         }
@@ -99,10 +113,12 @@ impl Disk for FaultyDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.change()?;
         FileSystem.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.change()?;
         let mut plan = self.0.plan();
         if let Some(code) = plan.fail_remove {
             return Err(io::Error::from_raw_os_error(code));
@@ -135,6 +151,7 @@ struct FaultyFile {
 
 impl LogFile for FaultyFile {
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.faults.change()?;
         let mut plan = self.faults.plan();
         if let Some(code) = plan.fail_write {
             return Err(io::Error::from_raw_os_error(code));
