@@ -6,8 +6,9 @@
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
+    dead_code,
     missing_docs,
-    reason = "a bench that cannot make its load must stop; criterion's macros make undocumented items"
+    reason = "a bench that cannot make its load must stop; criterion's macros make undocumented items, and the journey alone renews requests"
 )]
 
 #[path = "load.rs"]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::accounting::{Accounting, Delta};
 use crate::clock::Clock;
-use crate::columns::Encoder;
+use crate::columns::{CELLS_MAX, EncodeError, Encoder};
 use crate::privacy::{Gate, Silent};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::reply::{Receipt, Refusal, Sink};
@@ -60,8 +60,11 @@ impl Intake {
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
     }
+}
 
-    async fn take(self, request: Bytes) -> Result<Receipt, Refusal> {
+impl Sink for Intake {
+    // The receiver runs this in a task of its own, so that a client that goes away leaves no frame half accounted for.
+    async fn accept(&self, request: Bytes) -> Result<Receipt, Refusal> {
         let prepared = if request.len() <= INLINE_BYTES_MAX {
             self.0.prepare(&request)
         } else {
@@ -69,13 +72,6 @@ impl Intake {
             tokio::task::spawn_blocking(move || parts.prepare(&request)).await.map_err(|_| stopped())?
         }?;
         self.0.store(prepared).await
-    }
-}
-
-impl Sink for Intake {
-    async fn accept(&self, request: Bytes) -> Result<Receipt, Refusal> {
-        // A task of its own: a client that goes away must not leave a frame written but uncounted.
-        tokio::spawn(self.clone().take(request)).await.map_err(|_| stopped())?
     }
 }
 
@@ -88,7 +84,7 @@ impl Parts {
         let payload = if cleared.events().is_empty() {
             None
         } else {
-            let batch = self.encoder.encode(&cleared, received_micros).map_err(|_| unencoded())?;
+            let batch = self.encoder.encode(&cleared, received_micros).map_err(refuse_unencoded)?;
             let events = u32::try_from(batch.rows()).map_err(|_| unencoded())?;
             Some((events, batch.to_ipc().map_err(|_| unencoded())?))
         };
@@ -142,6 +138,16 @@ fn refusal(error: &AppendError) -> Refusal {
         }
         AppendError::Closed => stopped(),
         AppendError::TooLarge { bytes_max, .. } => Refusal::TooLarge { limit: *bytes_max },
+    }
+}
+
+fn refuse_unencoded(error: EncodeError) -> Refusal {
+    match error {
+        // The rows would take too much memory; the same bytes would do so for ever.
+        EncodeError::TooManyCells { .. } | EncodeError::TooMuchText => {
+            Refusal::TooMany { what: "cells", limit: CELLS_MAX }
+        }
+        _ => unencoded(),
     }
 }
 

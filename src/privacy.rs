@@ -205,7 +205,7 @@ impl<'a> Cleared<'a> {
 pub enum ClearedValue<'a> {
     /// Text borrowed from the request.
     Str(&'a str),
-    /// Text made by the gate: a range of [`Cleared::made`].
+    /// Text made by the gate: a range of `Cleared::made`.
     Made(u32, u32),
     /// Integer.
     Int(i64),

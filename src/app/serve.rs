@@ -153,7 +153,6 @@ impl Service {
         Self::spawn(config, sockets, Intake::new(parts), flusher, wal, counts, policy_version)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "wiring: the parts meet here and nowhere else")]
     fn spawn(
         config: &Config,
         sockets: Sockets,
@@ -188,7 +187,7 @@ impl Service {
                 tokio::spawn(grpc::serve(
                     sockets.grpc,
                     intake.clone(),
-                    limits.clone(),
+                    limits,
                     budget.clone(),
                     Arc::clone(&stats),
                     stop(),

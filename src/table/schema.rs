@@ -122,12 +122,21 @@ pub(super) fn check_ours(loaded: &Loaded, columns: &[TableColumn]) -> Result<(),
     Ok(())
 }
 
+/// A commit that changes the schema alone.
+#[derive(Debug)]
+pub(super) struct SchemaChange {
+    /// What it demands.
+    pub(super) requirements: Vec<TableRequirement>,
+    /// What it changes.
+    pub(super) updates: Vec<TableUpdate>,
+}
+
 /// The schema update that adds the columns which the table lacks; None where it lacks none. Columns that are gone from the
 /// registry stay, as nulls.
 pub(super) fn evolution(
     loaded: &Loaded,
     columns: &[TableColumn],
-) -> Result<Option<(Vec<TableRequirement>, Vec<TableUpdate>)>, TableError> {
+) -> Result<Option<SchemaChange>, TableError> {
     let metadata = &loaded.metadata;
     let schema = metadata.current_schema();
     let mut fields = schema.as_struct().fields().to_vec();
@@ -154,7 +163,7 @@ pub(super) fn evolution(
         // -1 is Iceberg's way to name the schema that the same commit adds.
         TableUpdate::SetCurrentSchema { schema_id: -1 },
     ];
-    Ok(Some((requirements, updates)))
+    Ok(Some(SchemaChange { requirements, updates }))
 }
 
 fn check_type(existing: &NestedField, column: &TableColumn) -> Result<(), TableError> {
