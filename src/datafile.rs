@@ -7,6 +7,7 @@
 //! columns are gathered, encoded and dropped one at a time, so that memory stays near the size of the run.
 
 mod encode;
+mod gather;
 mod layout;
 mod writer;
 

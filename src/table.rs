@@ -110,9 +110,7 @@ impl Table {
                 Some(loaded) => {
                     schema::check_ours(&loaded, columns)?;
                     match schema::evolution(&loaded, columns)? {
-                        Some((requirements, updates)) => {
-                            catalog.commit(&loaded, &requirements, updates).await?
-                        }
+                        Some(change) => catalog.commit(&loaded, &change.requirements, change.updates).await?,
                         None => {
                             let columns = columns.to_vec();
                             let loaded = Mutex::new(loaded);

@@ -1,5 +1,7 @@
 //! The rules of ARCHITECTURE.md that a program can check: import order, file headers, file names, file sizes.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may panic: that is the report")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

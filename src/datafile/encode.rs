@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Float64Array};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use foldhash::{HashSet, HashSetExt};
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::arrow_writer::{
+    ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
+};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::{ColumnCloseResult, ColumnWriter, get_column_writer};
 use parquet::errors::ParquetError;
@@ -26,7 +27,7 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 
-use super::layout::ColumnSources;
+use super::gather::{ColumnSources, columns_of};
 use super::{
     BOUND_BYTES_MAX, Bound, ColumnMetrics, ColumnPolicy, DataFileError, FileTarget, NAME_COLUMN, TIME_COLUMN,
 };
@@ -34,18 +35,17 @@ use super::{
 /// Footer key that Snowflake demands of an Iceberg data file.
 const ICEBERG_SCHEMA_KEY: &str = "iceberg.schema";
 
-/// zstd level; see the measurements in ARCHITECTURE.md. Higher levels cost more CPU than they save bytes, because most
-/// bytes of an event are random identifiers.
+/// zstd level. Most bytes of an event are random identifiers, on which level 3 spends an eighth more instructions of the
+/// whole encoding and gains nothing (54.3 bytes an event at level 1, 55.0 at level 3).
 const ZSTD_LEVEL: i32 = 1;
 
-/// Largest dictionary of a column. Above Parquet's usual 1 MiB because trace and span ids repeat over a few rows each.
+/// Largest dictionary of a column. Above Parquet's usual 1 MiB because trace and span ids repeat over a few rows each,
+/// which the sort pulls apart: at 1 MiB an event takes 67 bytes instead of 54.
 const DICTIONARY_BYTES_MAX: usize = 4 << 20;
 
-/// Chance that a bloom filter sends a reader to a file in vain.
+/// Chance that a bloom filter sends a reader to a file in vain. Costs about 1.3 bytes an event for the event ids, and
+/// next to nothing for pseudonyms, as the filters are folded to the values that there are.
 const BLOOM_FALSE_POSITIVE_RATE: f64 = 0.01;
-
-/// Rows that are looked at to guess how many distinct values a text column has.
-const SAMPLE_ROWS: usize = 4096;
 
 /// A finished file, still in memory.
 #[derive(Debug)]
@@ -70,29 +70,31 @@ pub(crate) fn encode(
     rows: &[(usize, usize)],
 ) -> Result<EncodedFile, DataFileError> {
     let fields = target.schema.fields();
-    let sources =
-        fields.iter().map(|field| ColumnSources::find(field, batches)).collect::<Result<Vec<_>, _>>()?;
-    let properties = Arc::new(writer_properties(target, &sources, rows)?);
+    let sources = columns_of(&target.schema, batches)?;
+    let repeats: Vec<bool> =
+        sources.iter().map(|source| source.repeats(rows, DICTIONARY_BYTES_MAX)).collect();
+    let properties = Arc::new(writer_properties(target, &sources, &repeats, rows.len())?);
     let parquet_schema = ArrowSchemaConverter::new().convert(&target.schema)?;
     let mut bytes = Vec::new();
     let mut file =
         SerializedFileWriter::new(&mut bytes, parquet_schema.root_schema_ptr(), Arc::clone(&properties))?;
-    let writers =
-        ArrowRowGroupWriterFactory::new(&file, Arc::clone(&target.schema)).create_column_writers(0)?;
+    let mut writers = column_writers(target, &sources, &properties)?.into_iter();
 
     let mut counts = Vec::with_capacity(fields.len());
     let mut null_chunks = NullChunks { rows: rows.len(), properties: null_properties()?, made: Vec::new() };
     let mut row_group = file.next_row_group()?;
-    for (((field, source), writer), descriptor) in
-        fields.iter().zip(&sources).zip(writers).zip(parquet_schema.columns())
-    {
-        if let Some(values) = source.gather(rows)? {
-            counts.push(Counts { nulls: values.null_count() as u64, nans: nan_count(&values) });
-            encode_column(field, &values, writer)?.append_to_row_group(&mut row_group)?;
-        } else {
-            counts.push(Counts { nulls: rows.len() as u64, nans: no_nans(field) });
-            let (bytes, close) = null_chunks.of(descriptor)?;
-            row_group.append_column(&bytes, close)?;
+    for ((field, source), descriptor) in fields.iter().zip(&sources).zip(parquet_schema.columns()) {
+        let writer = if source.is_present() { writers.next() } else { None };
+        match (source.gather(rows)?, writer) {
+            (Some(values), Some(writer)) => {
+                counts.push(Counts { nulls: values.null_count() as u64, nans: nan_count(&values) });
+                encode_column(field, &values, writer)?.append_to_row_group(&mut row_group)?;
+            }
+            _ => {
+                counts.push(Counts { nulls: rows.len() as u64, nans: no_nans(field) });
+                let (bytes, close) = null_chunks.of(descriptor)?;
+                row_group.append_column(&bytes, close)?;
+            }
         }
     }
     row_group.close()?;
@@ -102,11 +104,28 @@ pub(crate) fn encode(
     Ok(EncodedFile { bytes: bytes.into(), rows: rows.len() as u64, columns, split_offsets })
 }
 
+/// Writers for the columns that some batch has, in table order. A writer holds tables of its own, which for a column
+/// that no event of the run has would cost more than the column.
+fn column_writers(
+    target: &FileTarget,
+    sources: &[ColumnSources<'_>],
+    properties: &Arc<WriterProperties>,
+) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
+    let fields = target.schema.fields().iter().zip(sources);
+    let present = fields.filter(|(_, source)| source.is_present()).map(|(field, _)| Arc::clone(field));
+    let schema = Arc::new(Schema::new(present.collect::<Vec<_>>()));
+    let parquet_schema = ArrowSchemaConverter::new().convert(&schema)?;
+    // Only a file writer can make a factory, so this one writes to nowhere.
+    let nowhere =
+        SerializedFileWriter::new(std::io::sink(), parquet_schema.root_schema_ptr(), Arc::clone(properties))?;
+    ArrowRowGroupWriterFactory::new(&nowhere, schema).create_column_writers(0)
+}
+
 fn encode_column(
     field: &Field,
     values: &ArrayRef,
     mut writer: ArrowColumnWriter,
-) -> Result<parquet::arrow::arrow_writer::ArrowColumnChunk, ParquetError> {
+) -> Result<ArrowColumnChunk, ParquetError> {
     for leaf in compute_leaves(field, values)? {
         writer.write(&leaf)?;
     }
@@ -116,7 +135,8 @@ fn encode_column(
 fn writer_properties(
     target: &FileTarget,
     sources: &[ColumnSources<'_>],
-    rows: &[(usize, usize)],
+    repeats: &[bool],
+    rows: usize,
 ) -> Result<WriterProperties, ParquetError> {
     let mut builder = base_properties()?
         .set_key_value_metadata(Some(vec![KeyValue::new(
@@ -124,7 +144,8 @@ fn writer_properties(
             target.iceberg_schema.clone(),
         )]))
         .set_sorting_columns(Some(sorting_columns(target)));
-    for ((field, source), policy) in target.schema.fields().iter().zip(sources).zip(policies(target)) {
+    let columns = target.schema.fields().iter().zip(sources).zip(repeats).zip(policies(target));
+    for (((field, source), repeats), policy) in columns {
         let path = ColumnPath::from(field.name().as_str());
         if !policy.bounds {
             builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
@@ -136,9 +157,9 @@ fn writer_properties(
             builder = builder
                 .set_column_bloom_filter_fpp(path.clone(), BLOOM_FALSE_POSITIVE_RATE)
                 // Sized for all-distinct values; the writer folds it to what the values really need.
-                .set_column_bloom_filter_ndv(path.clone(), rows.len().max(1) as u64);
+                .set_column_bloom_filter_ndv(path.clone(), rows.max(1) as u64);
         }
-        if !dictionary_helps(field, source, rows) {
+        if !repeats {
             builder = builder.set_column_dictionary_enabled(path, false);
         }
     }
@@ -168,37 +189,6 @@ fn sorting_columns(target: &FileTarget) -> Vec<SortingColumn> {
         .filter_map(|index| i32::try_from(index).ok())
         .map(|column_idx| SortingColumn { column_idx, descending: false, nulls_first: true })
         .collect()
-}
-
-/// Whether a dictionary makes the column smaller. A dictionary of values that hardly repeat costs CPU and bytes.
-fn dictionary_helps(field: &Field, source: &ColumnSources<'_>, rows: &[(usize, usize)]) -> bool {
-    match field.data_type() {
-        DataType::Utf8 => {}
-        DataType::Timestamp(..) | DataType::Boolean => return false,
-        _ => return true,
-    }
-    let stride = rows.len().div_ceil(SAMPLE_ROWS).max(1);
-    let mut distinct = HashSet::new();
-    let (mut sampled, mut sampled_bytes) = (0usize, 0usize);
-    for text in rows.iter().step_by(stride).filter_map(|row| source.text(*row)) {
-        sampled += 1;
-        sampled_bytes += text.len();
-        distinct.insert(text);
-    }
-    let repeats = sampled - distinct.len();
-    if repeats == 0 {
-        return sampled < 2;
-    }
-    if stride == 1 {
-        return distinct.len() * 2 <= sampled;
-    }
-    // The birthday paradox turned round: n samples of d equally likely values collide about n²/2d times. Samples are
-    // drawn without putting back, hence the second term.
-    let total = sampled * stride;
-    let with_replacement = sampled * sampled / (2 * repeats);
-    let estimated_distinct = with_replacement * total / (with_replacement + total);
-    let mean_bytes = sampled_bytes / sampled + size_of::<u32>();
-    estimated_distinct * mean_bytes <= DICTIONARY_BYTES_MAX && estimated_distinct * 2 <= total
 }
 
 /// The chunks of columns that are null in all rows. They differ only in their description, so one is encoded for each

@@ -1,15 +1,13 @@
-//! Which row goes where: the order of a run's rows and the gathering of a column in that order.
+//! Which row goes where: the order of a run's rows.
 //!
-//! Owns: the grouping by day, the sort, the gather. Does not own: Parquet, names, uploads. Pure and synchronous.
+//! Owns: the grouping by day, the sort. Does not own: the gathering of values in that order (`gather`), Parquet, names,
+//! uploads. Pure and synchronous.
 
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 
-use arrow::array::{
-    Array, ArrayRef, StringArray, TimestampMicrosecondArray, new_empty_array, new_null_array,
-};
-use arrow::compute::interleave;
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use foldhash::HashMap;
 
@@ -151,97 +149,5 @@ impl<'a> NameRanks<'a> {
             }
         }
         ranks
-    }
-}
-
-/// One column of the run, wherever batches have it.
-#[derive(Debug)]
-pub(crate) struct ColumnSources<'a> {
-    field: &'a Field,
-    /// The batches' arrays, and for each batch the index of its array.
-    arrays: Vec<&'a dyn Array>,
-    index_of_batch: Vec<Option<usize>>,
-}
-
-impl<'a> ColumnSources<'a> {
-    /// Finds the column in the batches.
-    pub(crate) fn find(field: &'a Field, batches: &'a [RecordBatch]) -> Result<Self, DataFileError> {
-        let mut arrays: Vec<&dyn Array> = Vec::new();
-        let mut index_of_batch = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let index = match batch.column_by_name(field.name()) {
-                Some(array) if array.data_type() == field.data_type() => {
-                    arrays.push(array.as_ref());
-                    Some(arrays.len() - 1)
-                }
-                Some(array) => {
-                    return Err(DataFileError::ColumnType {
-                        column: field.name().clone(),
-                        expected: field.data_type().clone(),
-                        found: array.data_type().clone(),
-                    });
-                }
-                None => None,
-            };
-            index_of_batch.push(index);
-        }
-        Ok(Self { field, arrays, index_of_batch })
-    }
-
-    /// True where some batch has the column.
-    pub(crate) fn is_present(&self) -> bool {
-        !self.arrays.is_empty()
-    }
-
-    /// One row's text, where the column is text and the row has one.
-    pub(crate) fn text(&self, (batch, row): (usize, usize)) -> Option<&str> {
-        let array = self.arrays.get((*self.index_of_batch.get(batch)?)?)?;
-        let texts = array.as_any().downcast_ref::<StringArray>()?;
-        (row < texts.len() && texts.is_valid(row)).then(|| texts.value(row))
-    }
-
-    /// The column's values for `rows`, in their order. `None` where all are null.
-    pub(crate) fn gather(&self, rows: &[(usize, usize)]) -> Result<Option<ArrayRef>, DataFileError> {
-        if self.arrays.is_empty() {
-            return self.all_null(rows.len());
-        }
-        let array = if self.index_of_batch.iter().all(Option::is_some) {
-            interleave(&self.arrays, rows)?
-        } else {
-            self.gather_with_gaps(rows)?
-        };
-        if array.null_count() == array.len() {
-            return self.all_null(rows.len());
-        }
-        if !self.field.is_nullable() && array.null_count() > 0 {
-            return Err(DataFileError::NullInRequired { column: self.field.name().clone() });
-        }
-        Ok(Some(array))
-    }
-
-    fn all_null(&self, rows: usize) -> Result<Option<ArrayRef>, DataFileError> {
-        if self.field.is_nullable() {
-            Ok(None)
-        } else if rows == 0 {
-            Ok(Some(new_empty_array(self.field.data_type())))
-        } else {
-            Err(DataFileError::ColumnMissing { column: self.field.name().clone() })
-        }
-    }
-
-    /// As `interleave`, with rows of batches that lack the column pointed at one null.
-    fn gather_with_gaps(&self, rows: &[(usize, usize)]) -> Result<ArrayRef, DataFileError> {
-        let gap = new_null_array(self.field.data_type(), 1);
-        let mut arrays = self.arrays.clone();
-        arrays.push(gap.as_ref());
-        let gap_at = (arrays.len() - 1, 0);
-        let rows: Vec<(usize, usize)> = rows
-            .iter()
-            .map(|(batch, row)| match self.index_of_batch.get(*batch) {
-                Some(Some(array)) => (*array, *row),
-                _ => gap_at,
-            })
-            .collect();
-        Ok(interleave(&arrays, &rows)?)
     }
 }

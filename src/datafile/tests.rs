@@ -289,13 +289,13 @@ async fn a_bloom_filter_knows_its_values_and_few_others() {
 #[tokio::test]
 async fn a_full_run_is_written_before_more_is_held() {
     let store = Arc::new(InMemory::new());
-    let mut writer = DataFileWriter::with_run_bytes_max(target(&store), 220);
+    let mut writer = DataFileWriter::with_run_bytes_max(target(&store), 1);
     for part in ["a", "b", "c"] {
         writer.push(batch(events(part, &[("n", 1), ("n", 2), ("n", 3)]))).await.unwrap();
     }
     let files = writer.finish().await.unwrap();
     assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 9);
-    assert_eq!(files.len(), 2);
+    assert_eq!(files.len(), 3);
     assert_ne!(files[0].location, files[1].location);
     assert_eq!(rows_of(&store, &files[1]).await.num_rows() as u64, files[1].rows);
 }

@@ -54,7 +54,6 @@ impl DataFileWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        self.check_columns(&batch)?;
         let batch_bytes = bytes_of(&batch);
         if self.run_bytes + batch_bytes > self.run_bytes_max {
             self.write_run().await?;
@@ -71,19 +70,6 @@ impl DataFileWriter {
     pub async fn finish(mut self) -> Result<Vec<WrittenFile>, DataFileError> {
         self.write_run().await?;
         Ok(self.written)
-    }
-
-    /// A column that the table lacks would be lost without a word.
-    fn check_columns(&self, batch: &RecordBatch) -> Result<(), DataFileError> {
-        match batch
-            .schema_ref()
-            .fields()
-            .iter()
-            .find(|field| self.target.schema.index_of(field.name()).is_err())
-        {
-            Some(unknown) => Err(DataFileError::ColumnUnknown { column: unknown.name().clone() }),
-            None => Ok(()),
-        }
     }
 
     /// Writes the run's days one after another, so that late events of a hundred days need no more memory than one.
