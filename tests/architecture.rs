@@ -63,7 +63,8 @@ fn each_module_imports_only_what_stands_before_it() {
     let order = order();
     for (path, text) in all_sources() {
         let module = module_of(&path);
-        let Some(place) = order.get(&module) else { continue };
+        // Tests may look further down the journey, for example at what of an event reaches the WAL's bytes.
+        let Some(place) = order.get(&module).filter(|_| !is_test_file(&path)) else { continue };
         for (name, other) in &order {
             let imports = code(&text).contains(&format!("crate::{name}::"))
                 || code(&text).contains(&format!("crate::{name};"));

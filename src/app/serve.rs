@@ -52,22 +52,23 @@ pub fn command(config: Config) -> Result<(), AppError> {
     telemetry::init_logs(&config.log_filter).map_err(anyhow::Error::from)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    runtime.block_on(run(config, signals()))
+    runtime.block_on(async {
+        let shutdown = signals().context("signal handlers cannot be installed")?;
+        run(config, shutdown).await
+    })
 }
 
-/// Resolves on SIGTERM or SIGINT.
-async fn signals() {
+/// Hears SIGTERM and SIGINT from now on; the future resolves on the first. Called before the start, so that no signal
+/// ends the process by the system's default once it has said that it is ready.
+fn signals() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("no signal handlers could be installed; only kill -9 will stop this process");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
-    }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+        }
+    })
 }
 
 /// Runs the service until `shutdown`.
