@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
+use figment::value::UncasedStr;
 
 pub mod raw;
 
@@ -22,6 +23,9 @@ pub const DEFAULT_FILE: &str = "esker.toml";
 
 /// Variables that start with this set keys; `__` separates levels (`ESKER_FLUSH__MAX_AGE`).
 pub const ENVIRONMENT_PREFIX: &str = "ESKER_";
+
+/// The keys that stand in no section, so that their variables have no `__`.
+const UNSECTIONED_KEYS: [&str; 2] = ["data_dir", "schemas"];
 
 /// A configuration that was checked.
 #[derive(Debug, Clone)]
@@ -44,6 +48,9 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// `tracing` filter directives for stderr.
     pub log_filter: String,
+    /// Variables with Esker's prefix that name no key. Kubernetes makes such for a service of the name `esker`, and the
+    /// variable of a secret may be one, so they stop nothing; a misspelt one is found in the log.
+    pub ignored_variables: Vec<String>,
 }
 
 /// Section `receive`.
@@ -153,7 +160,14 @@ impl Config {
         } else if Path::new(DEFAULT_FILE).exists() {
             figment = figment.merge(Toml::file_exact(DEFAULT_FILE));
         }
-        Self::from_figment(&figment.merge(Env::prefixed(ENVIRONMENT_PREFIX).split("__")))
+        let variables = Env::prefixed(ENVIRONMENT_PREFIX);
+        let mut config = Self::from_figment(&figment.merge(variables.clone().filter(names_key).split("__")))?;
+        let ignored = variables.filter(|name| !names_key(name));
+        config.ignored_variables = ignored
+            .iter()
+            .map(|(name, _)| format!("{ENVIRONMENT_PREFIX}{}", name.as_str().to_uppercase()))
+            .collect();
+        Ok(config)
     }
 
     /// Reads TOML text alone, without the environment.
@@ -168,6 +182,11 @@ impl Config {
         let raw: RawConfig = figment.extract().map_err(key_error)?;
         raw.validate()
     }
+}
+
+/// True where a variable, without its prefix, is meant to set a key.
+fn names_key(variable: &UncasedStr) -> bool {
+    variable.as_str().contains("__") || UNSECTIONED_KEYS.iter().any(|key| variable == *key)
 }
 
 /// Keeps the first problem: fixing it often fixes the rest.

@@ -96,16 +96,29 @@ struct Pending {
     oldest_micros: i64,
 }
 
+/// What the flusher brings together.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where durable rows are.
+    pub wal: Arc<Wal>,
+    /// Where they go.
+    pub table: Table,
+    /// Where the move is counted.
+    pub accounting: Arc<Accounting>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Names of commits and their files.
+    pub ids: Arc<dyn Ids>,
+    /// Triggers.
+    pub options: FlushOptions,
+    /// Who commits.
+    pub writer: Writer,
+}
+
 /// Moves durable rows to the table. One per process.
 #[derive(Debug)]
 pub struct Flusher {
-    wal: Arc<Wal>,
-    table: Table,
-    accounting: Arc<Accounting>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn Ids>,
-    options: FlushOptions,
-    writer: Writer,
+    parts: Parts,
     watch: FlushWatch,
     committed: Position,
     pending: Option<Pending>,
@@ -136,22 +149,8 @@ impl FlushError {
 impl Flusher {
     /// A flusher that goes on after `committed`, the position that the table names.
     #[must_use]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "wiring: each is a part that the flusher alone brings together"
-    )]
-    pub fn new(
-        wal: Arc<Wal>,
-        table: Table,
-        accounting: Arc<Accounting>,
-        clock: Arc<dyn Clock>,
-        ids: Arc<dyn Ids>,
-        options: FlushOptions,
-        writer: Writer,
-        committed: Position,
-    ) -> Self {
-        let watch = FlushWatch::default();
-        Self { wal, table, accounting, clock, ids, options, writer, watch, committed, pending: None }
+    pub fn new(parts: Parts, committed: Position) -> Self {
+        Self { parts, watch: FlushWatch::default(), committed, pending: None }
     }
 
     /// What the flusher did so far.
@@ -188,7 +187,7 @@ impl Flusher {
     }
 
     fn is_empty(&self) -> bool {
-        self.pending.is_none() && self.wal.durable() <= self.committed
+        self.pending.is_none() && self.parts.wal.durable() <= self.committed
     }
 
     /// Returns when a flush is due: by age, by bytes, or because the service stops.
@@ -196,18 +195,18 @@ impl Flusher {
         if self.pending.is_some() {
             return;
         }
-        let mut durable = self.wal.durable_changes();
+        let mut durable = self.parts.wal.durable_changes();
         let mut due: Option<Instant> = None;
         loop {
             let waiting = *durable.borrow_and_update() > self.committed;
             if stop.is_cancelled()
-                || (waiting && self.wal.waiting(self.committed).bytes >= self.options.max_bytes)
+                || (waiting && self.parts.wal.waiting(self.committed).bytes >= self.parts.options.max_bytes)
             {
                 return;
             }
             if waiting {
                 // Measured from when this task saw the row: at most the time of the flush before it, later.
-                due.get_or_insert_with(|| Instant::now() + self.options.max_age);
+                due.get_or_insert_with(|| Instant::now() + self.parts.options.max_age);
             }
             let deadline = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
@@ -231,7 +230,7 @@ impl Flusher {
             "esker.rows-by-event".to_owned(),
             serde_json::to_string(&pending.rows).unwrap_or_default(),
         )]);
-        if let Err(error) = self.table.append(&pending.files, &pending.claim, &summary).await {
+        if let Err(error) = self.parts.table.append(&pending.files, &pending.claim, &summary).await {
             // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again.
             self.pending = Some(pending);
             return Err(error.into());
@@ -241,11 +240,11 @@ impl Flusher {
 
     /// The commit is confirmed: count its rows and let the WAL go.
     async fn released(&mut self, pending: Pending) -> Result<(), FlushError> {
-        let now = self.clock.now_micros();
+        let now = self.parts.clock.now_micros();
         let through = pending.claim.through;
-        self.accounting.committed(&pending.rows);
+        self.parts.accounting.committed(&pending.rows);
         self.committed = through;
-        match self.wal.release(through).await {
+        match self.parts.wal.release(through).await {
             Ok(_) => {}
             // The span is in the table: what stays of it on disk is harmless, and the next release removes it.
             Err(ControlError::Io { action, path, source }) => {
@@ -271,12 +270,13 @@ impl Flusher {
     /// Reads the durable frames back and writes them as data files. Sorting and encoding take their time, so this runs on
     /// a thread of its own and the listeners keep theirs.
     async fn write_files(&self) -> Result<Option<Pending>, FlushError> {
-        let commit_id = self.ids.next_id();
-        let target = self.table.file_target(commit_id)?;
+        let commit_id = self.parts.ids.next_id();
+        let target = self.parts.table.file_target(commit_id)?;
         // A new segment begins here, so that all that is read now can be removed once it is committed.
-        let through = self.wal.rotate().await?;
-        let frames = self.wal.read(self.committed, through).with_bytes_max(self.options.max_bytes);
-        let (writer, committed) = (self.writer, self.committed);
+        let through = self.parts.wal.rotate().await?;
+        let frames =
+            self.parts.wal.read(self.committed, through).with_bytes_max(self.parts.options.max_bytes);
+        let (writer, committed) = (self.parts.writer, self.committed);
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             runtime.block_on(write_frames(frames, DataFileWriter::new(target), writer, committed, commit_id))

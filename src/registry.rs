@@ -8,7 +8,6 @@
 //! [`Problem`]s, so that a person sees everything that is wrong at once.
 
 mod column;
-pub mod evolve;
 mod fingerprint;
 mod kind;
 mod parse;

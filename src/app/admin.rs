@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
@@ -42,6 +43,8 @@ pub struct AdminState {
     pub stopping: CancellationToken,
     /// Registry and treatments in force.
     pub policy_version: Arc<str>,
+    /// Where the log is.
+    pub data_dir: PathBuf,
 }
 
 /// What a running process tells `esker status`.
@@ -86,6 +89,8 @@ async fn ready(State(state): State<AdminState>) -> Response {
         Some("the WAL failed to sync")
     } else if !state.wal.has_room(ROOM_BYTES) {
         Some("the WAL is at its limit (wal.max_bytes)")
+    } else if !has_disk_space(&state.data_dir) {
+        Some("the disk of data_dir is full, or cannot be asked")
     } else {
         None
     };
@@ -94,6 +99,11 @@ async fn ready(State(state): State<AdminState>) -> Response {
         None if state.flush.report().trouble.is_some() => "ready, degraded: commits fail\n".into_response(),
         None => "ready\n".into_response(),
     }
+}
+
+/// Looks at the disk and not at past appends: a service that is not ready gets no request by which to find that it is.
+fn has_disk_space(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM_BYTES)
 }
 
 fn live(state: &AdminState) -> LiveStatus {

@@ -21,7 +21,7 @@ use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
 use crate::columns::{Batch, Encoder, Layout};
 use crate::config::Config;
-use crate::flush::{FlushError, FlushOptions, FlushWatch, Flusher, Writer};
+use crate::flush::{self, FlushError, FlushOptions, FlushWatch, Flusher, Writer};
 use crate::intake::{Intake, Parts};
 use crate::privacy::Gate;
 use crate::receive::Limits;
@@ -106,6 +106,12 @@ impl Service {
     async fn start(config: &Config) -> Result<Self, AppError> {
         let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(RandomIds));
         let registry = Arc::new(Registry::load(&config.schemas)?);
+        for name in &config.ignored_variables {
+            tracing::warn!(
+                name,
+                "this environment variable names no key of the configuration and is ignored"
+            );
+        }
         for notice in registry.notices() {
             tracing::info!(notice, "registry");
         }
@@ -129,16 +135,16 @@ impl Service {
         recover_counts(&wal, committed, &accounting)?;
         let window = RetryWindow::new(RetryLimits::default(), &recovery.digests);
         let options = FlushOptions { max_age: config.flush.max_age, max_bytes: config.flush.max_bytes };
-        let flusher = Flusher::new(
-            Arc::clone(&wal),
+        let flush = flush::Parts {
+            wal: Arc::clone(&wal),
             table,
-            Arc::clone(&accounting),
-            Arc::clone(&clock),
+            accounting: Arc::clone(&accounting),
+            clock: Arc::clone(&clock),
             ids,
             options,
             writer,
-            committed,
-        );
+        };
+        let flusher = Flusher::new(flush, committed);
         let encoder = Encoder::new(&layout, &registry, &policy_version);
         let names = NameFallback::new(config.receive.names.clone());
         let parts = Parts {
@@ -179,6 +185,7 @@ impl Service {
             receive: Arc::clone(&stats),
             stopping: stop_listeners.clone(),
             policy_version,
+            data_dir: config.data_dir.clone(),
         };
         tokio::spawn(save_counts(counts.clone(), flusher.watch(), stop_admin.clone()));
         let stop = || stop_listeners.clone().cancelled_owned();

@@ -1,21 +1,18 @@
-//! A batch of stored events, its bytes in the WAL, and its fit to the table's present columns.
+//! A batch of stored events and its bytes in the WAL.
 //!
-//! Owns: the Arrow IPC stream of a batch (written, and read back without trust), the events' counts by name, conforming.
-//! Does not own: how rows came about (`encode`), frames and checksums (`wal`).
+//! Owns: the Arrow IPC stream of a batch (written, and read back without trust), the events' counts by name. Does not
+//! own: how rows came about (`encode`), frames and checksums (`wal`).
 //!
 //! The bytes are a plain Arrow IPC stream: a schema (names and types only, no docs: they would be longer than a small
 //! request), one record batch, the end mark. Any Arrow implementation reads it.
 
-use std::sync::Arc;
-
-use arrow::array::{Array, ArrayRef, AsArray, StringArray, new_null_array};
+use arrow::array::{Array, AsArray, StringArray};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::MetadataVersion;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
-use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
 use super::inspect::inspect;
@@ -29,7 +26,7 @@ pub(super) const ALIGNMENT: usize = 8;
 /// Room for the schema and the batch's own header, for each column; a wrong guess costs a reallocation.
 const HEADER_BYTES_EXPECTED: usize = 320;
 
-/// Why a batch could not be written, read or used. Never holds a value.
+/// Why a batch could not be written or read. Never holds a value.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
     /// Arrow could not write the batch.
@@ -43,35 +40,6 @@ pub enum BatchError {
         /// What is wrong with them.
         problem: &'static str,
     },
-    /// The batch has a column that the target has not.
-    #[error("column `{column}` of a stored batch is not in the table; put its attribute back into schemas/")]
-    UnknownColumn {
-        /// The column's name.
-        column: String,
-    },
-    /// The batch's column has another type than the target's.
-    #[error(
-        "column `{column}` of a stored batch is {found}, but in the table {wanted}; undo that change in schemas/"
-    )]
-    TypeChanged {
-        /// The column's name.
-        column: String,
-        /// Its type in the batch.
-        found: DataType,
-        /// Its type in the target.
-        wanted: DataType,
-    },
-    /// A column of the target may not be null, and the batch has no value for it.
-    #[error("the table's column `{column}` may not be null, and a stored batch has no value for it")]
-    RequiredColumn {
-        /// The column's name.
-        column: String,
-    },
-    /// Arrow refused the fitted columns.
-    #[error(
-        "Arrow refused a batch that was fitted to the table; this is a defect of Esker, please report it"
-    )]
-    Conform(#[source] ArrowError),
 }
 
 /// How many events of a name are in a batch.
@@ -119,12 +87,6 @@ impl Batch {
         &self.rows
     }
 
-    /// Bytes of memory that the columns take.
-    #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        self.rows.get_array_memory_size()
-    }
-
     /// How many events of each name, in the order in which the batch first shows each.
     #[must_use]
     pub fn event_counts(&self) -> Vec<EventCount> {
@@ -166,33 +128,6 @@ impl Batch {
         };
         check_columns(&rows)?;
         Ok(Self { rows })
-    }
-
-    /// The rows with exactly the columns of `target`, by name, in its order: columns that the batch lacks are null. An
-    /// older batch thus fits a table that has gained columns.
-    pub fn conform(&self, target: &Schema) -> Result<RecordBatch, BatchError> {
-        if let Some(field) =
-            self.rows.schema_ref().fields().iter().find(|field| target.index_of(field.name()).is_err())
-        {
-            return Err(BatchError::UnknownColumn { column: field.name().clone() });
-        }
-        let columns = target.fields().iter().map(|field| match self.rows.column_by_name(field.name()) {
-            Some(column) if column.data_type() != field.data_type() => Err(BatchError::TypeChanged {
-                column: field.name().clone(),
-                found: column.data_type().clone(),
-                wanted: field.data_type().clone(),
-            }),
-            Some(column) if !field.is_nullable() && column.null_count() > 0 => {
-                Err(BatchError::RequiredColumn { column: field.name().clone() })
-            }
-            Some(column) => Ok(Arc::clone(column)),
-            None if !field.is_nullable() => Err(BatchError::RequiredColumn { column: field.name().clone() }),
-            None => Ok(new_null_array(field.data_type(), self.rows())),
-        });
-        let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(self.rows()));
-        RecordBatch::try_new_with_options(Arc::new(target.clone()), columns, &options)
-            .map_err(BatchError::Conform)
     }
 
     fn names(&self) -> Option<&StringArray> {

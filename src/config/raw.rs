@@ -251,6 +251,7 @@ impl RawConfig {
             },
             shutdown_grace: at_least("shutdown.grace", self.shutdown.grace, Duration::from_secs(1))?,
             log_filter: self.log.filter,
+            ignored_variables: Vec::new(),
             data_dir: self.data_dir,
             schemas: self.schemas,
         })

@@ -104,6 +104,17 @@ def test_the_environment_sets_keys(idle):
     assert done.returncode == 2 and "flush.max_age" in done.stderr.lower()
 
 
+def test_a_misspelt_key_in_the_environment_is_refused(idle):
+    done = idle.run("check", env=environment(ESKER_FLUSH__MAX_AEG="1s"))
+    assert done.returncode == 2 and "flush.max_aeg" in done.stderr.lower()
+
+
+def test_variables_of_others_stop_nothing(idle):
+    """Kubernetes makes the first two for a service named esker."""
+    done = idle.run("check", env=environment(ESKER_SERVICE_HOST="10.0.0.1", ESKER_PORT="tcp://10.0.0.1:4318", ESKER_KEY="x"))
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_literal_secret_is_refused_without_repeating_it(homes):
     service = Esker(homes("literal-secret"), privacy={"key": "hunter2-hunter2"})
     done = service.run("check")

@@ -84,7 +84,9 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk):
                 break
         assert refusals and acknowledged, "the disk must have filled"
         assert all("disk" in message for message in refusals)
+        assert service.admin("/readyz").status == 503
         enlarge()
+        assert service.admin("/readyz").status == 200
         service.kill()
         service.start()
         assert deliver(service, 10_000_000) == 200
