@@ -10,6 +10,10 @@
 //! | `pseudonymous` | stored as a keyed pseudonym of the value's canonical text |
 //! | `personal`, `sensitive` | not stored, and not read |
 //!
+//! An event's level is the least level of its attributes; a record may state a stricter one (`GateOptions::level_key`),
+//! never a looser. A sensitive event is not stored at all. A text that is kept is scanned for what has no business in it
+//! (an e-mail address, a token), which is masked, or else the value is dropped.
+//!
 //! Only a log record's own attributes can become columns. Of its resource, `service.name` and `service.version` go to
 //! the envelope; other resource attributes describe processes, not what happened, and are not stored. Of several
 //! attributes with one key, the last counts.
@@ -23,6 +27,7 @@ mod nested;
 mod pass;
 mod policy;
 mod pseudonym;
+mod scan;
 mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -39,12 +44,13 @@ use crate::secret::{DerivedKey, MasterKey};
 use identity::Identities;
 use policy::Policy;
 use pseudonym::Pseudonyms;
+use scan::Scanner;
 
 pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain};
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
-const TREATMENTS: &str = "esker-treatments-1";
+const TREATMENTS: &str = "esker-treatments-2";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -58,11 +64,13 @@ pub struct GateOptions {
     pub age_max: Duration,
     /// Longest attribute value in bytes, as sent and as stored.
     pub value_bytes_max: usize,
+    /// The attribute in which a record states its own level.
+    pub level_key: String,
 }
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { future_max: DAY, age_max: 400 * DAY, value_bytes_max: 64 * 1024 }
+        Self { future_max: DAY, age_max: 400 * DAY, value_bytes_max: 64 * 1024, level_key: "event.privacy_level".to_owned() }
     }
 }
 
@@ -72,6 +80,7 @@ pub struct Gate {
     registry: Arc<Registry>,
     policy: Policy,
     pseudonyms: Pseudonyms,
+    scanner: Scanner,
     identity_key: DerivedKey,
     options: GateOptions,
     version: String,
@@ -82,7 +91,8 @@ impl Gate {
     #[must_use]
     pub fn new(registry: Arc<Registry>, keys: &MasterKey, options: GateOptions) -> Self {
         Self {
-            policy: Policy::new(&registry),
+            policy: Policy::new(&registry, &options.level_key),
+            scanner: Scanner::new(),
             pseudonyms: Pseudonyms::new(keys),
             identity_key: Identities::purpose_key(keys),
             version: version(&registry, &options),
@@ -121,6 +131,8 @@ fn version(registry: &Registry, options: &GateOptions) -> String {
     hash.update(options.future_max.as_micros().to_le_bytes());
     hash.update(options.age_max.as_micros().to_le_bytes());
     hash.update((options.value_bytes_max as u64).to_le_bytes());
+    hash.update((options.level_key.len() as u64).to_le_bytes());
+    hash.update(&options.level_key);
     hash.update(registry.version());
     hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

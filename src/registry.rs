@@ -3,10 +3,11 @@
 //! Owns: reading and validating the files, column names and types, evolution rules. Does not own: what a privacy
 //! level does to a value (`privacy`), nor how a column is laid down (`columns`, `table`).
 //!
-//! The way of a file: `source` (folder to texts) -> `parse` (text to definitions) -> `resolve` (groups and refs to
+//! The way of a file: `source` (folder to texts) -> `parse` with `annotation` and `kind` (text to definitions) -> `resolve` (groups and refs to
 //! events) -> `column` (attributes to columns) -> `fingerprint` (the version). Each step adds to one list of
 //! [`Problem`]s, so that a person sees everything that is wrong at once.
 
+mod annotation;
 mod column;
 mod fingerprint;
 mod kind;
@@ -23,9 +24,10 @@ pub use column::ENVELOPE_COLUMNS;
 pub use problem::{Problem, RegistryError};
 
 /// How much an attribute's value tells about a person. Ordered: a later level is stricter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PrivacyLevel {
     /// May be shown to anyone.
+    #[default]
     Public,
     /// About the business, not about a person.
     Internal,
@@ -35,6 +37,47 @@ pub enum PrivacyLevel {
     Personal,
     /// Secrets and special categories; can never be stored.
     Sensitive,
+}
+
+impl PrivacyLevel {
+    /// The level's name, as files have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Internal => "internal",
+            Self::Pseudonymous => "pseudonymous",
+            Self::Personal => "personal",
+            Self::Sensitive => "sensitive",
+        }
+    }
+
+    /// The level of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Public, Self::Internal, Self::Pseudonymous, Self::Personal, Self::Sensitive]
+            .into_iter()
+            .find(|level| level.as_str() == name)
+    }
+}
+
+/// What happens to a kept text that holds what has no business there (an e-mail address, a token).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeakAction {
+    /// Each finding is replaced with the name of its class.
+    Mask,
+    /// The value is not stored.
+    Drop,
+}
+
+/// Whose value an attribute may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// Anyone's.
+    Anyone,
+    /// The server's own: a value that arrives as text although it is declared as another type came from outside, as
+    /// OpenTelemetry's baggage does, and is not stored.
+    Server,
 }
 
 /// What an event is for.
@@ -117,6 +160,10 @@ pub struct Attribute {
     pub privacy: PrivacyLevel,
     /// One line for people.
     pub brief: String,
+    /// What happens where a kept value holds a leak.
+    pub leaks: LeakAction,
+    /// Whose value it may hold.
+    pub trust: Trust,
     /// Index into [`Registry::columns`]. Two attributes may share a column when they say so.
     pub column: usize,
 }
@@ -128,7 +175,7 @@ pub struct EventAttribute {
     pub attribute: usize,
     /// Whether the event needs it.
     pub requirement: Requirement,
-    /// The level in force for this event.
+    /// The level in force for this event: the attribute's, or the event's where that is stricter.
     pub privacy: PrivacyLevel,
 }
 
@@ -139,6 +186,8 @@ pub struct Event {
     pub name: String,
     /// What it is for.
     pub category: Category,
+    /// The least level of everything in it. A sensitive event is not stored at all.
+    pub privacy: PrivacyLevel,
     /// One line for people.
     pub brief: String,
     /// The attributes it may carry; each attribute once.

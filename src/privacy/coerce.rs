@@ -64,6 +64,11 @@ impl Coercion {
         }
     }
 
+    /// True where a value can be text that a sender chose.
+    pub(super) fn holds_free_text(&self) -> bool {
+        matches!(self, Self::Scalar(Primitive::String) | Self::Array(Primitive::String) | Self::Any)
+    }
+
     /// True where the text that it reads is JSON.
     pub(super) fn makes_json(&self) -> bool {
         matches!(self, Self::Array(_) | Self::Any)

@@ -8,9 +8,11 @@
 use std::time::Duration;
 
 use super::GateOptions;
+use super::scan::Scanner;
 use super::coerce::unquote;
 use super::tally::AttributeOutcome;
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawResource, RawValue};
+use crate::registry::PrivacyLevel;
 
 const NAME_BYTES_MAX: usize = 128;
 const VERSION_BYTES_MAX: usize = 64;
@@ -26,21 +28,28 @@ pub(super) struct ResourceEnvelope<'a> {
 }
 
 impl<'a> ResourceEnvelope<'a> {
-    pub(super) fn new(raw: &RawEvents<'a>, resource: &RawResource<'a>) -> Self {
+    pub(super) fn new(raw: &RawEvents<'a>, resource: &RawResource<'a>, scanner: &Scanner) -> Self {
         let mut envelope = Self::default();
         for attribute in raw.attributes(&resource.attributes) {
             match attribute.key {
-                b"service.name" => envelope.service_name = envelope.read(attribute, NAME_BYTES_MAX),
-                b"service.version" => envelope.service_version = envelope.read(attribute, VERSION_BYTES_MAX),
+                b"service.name" => envelope.service_name = envelope.read(attribute, NAME_BYTES_MAX, scanner),
+                b"service.version" => {
+                    envelope.service_version = envelope.read(attribute, VERSION_BYTES_MAX, scanner);
+                }
                 _ => {}
             }
         }
         envelope
     }
 
-    fn read(&mut self, attribute: &RawAttribute<'a>, bytes_max: usize) -> Option<&'a str> {
+    fn read(
+        &mut self,
+        attribute: &RawAttribute<'a>,
+        bytes_max: usize,
+        scanner: &Scanner,
+    ) -> Option<&'a str> {
         let value = match attribute.value {
-            RawValue::Str(text) => plausible_name(text, bytes_max),
+            RawValue::Str(text) => plausible_name(text, bytes_max, scanner),
             _ => None,
         };
         self.implausible |=
@@ -50,25 +59,26 @@ impl<'a> ResourceEnvelope<'a> {
 }
 
 /// The scope's name, and whether there was one that is not plausible.
-pub(super) fn scope_name(name: &[u8]) -> (Option<&str>, bool) {
-    let plausible = plausible_name(name, NAME_BYTES_MAX);
+pub(super) fn scope_name<'a>(name: &'a [u8], scanner: &Scanner) -> (Option<&'a str>, bool) {
+    let plausible = plausible_name(name, NAME_BYTES_MAX, scanner);
     (plausible, plausible.is_none() && !name.is_empty())
 }
 
 /// A name or version as people write them for software: `flagsmith-api`, `@scope/package`, `common.core.otel`, `1.2.3+4`.
 /// An `@` is allowed only in front, as npm has it, so that no e-mail address passes.
-fn plausible_name(text: &[u8], bytes_max: usize) -> Option<&str> {
+fn plausible_name<'a>(text: &'a [u8], bytes_max: usize, scanner: &Scanner) -> Option<&'a str> {
     let (first, rest) = text.split_first()?;
     let plausible = text.len() <= bytes_max
         && (first.is_ascii_alphanumeric() || matches!(first, b'@' | b'_'))
         && rest.iter().all(|byte| {
             byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'/' | b':' | b'+' | b'-')
         });
-    if plausible { std::str::from_utf8(text).ok() } else { None }
+    let text = if plausible { std::str::from_utf8(text).ok() } else { None };
+    text.filter(|text| scanner.is_clean(text))
 }
 
 /// The value of `log.record.uid` as an event id: 1 to 128 letters, digits, `.`, `_`, `:`, `-`.
-pub(super) fn uid(value: RawValue<'_>) -> Result<&str, AttributeOutcome> {
+pub(super) fn uid<'a>(value: RawValue<'a>, scanner: &Scanner) -> Result<&'a str, AttributeOutcome> {
     let RawValue::Str(bytes) = value else {
         return Err(if value == RawValue::Empty {
             AttributeOutcome::Null
@@ -82,11 +92,25 @@ pub(super) fn uid(value: RawValue<'_>) -> Result<&str, AttributeOutcome> {
             && id
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-'))
+            && scanner.is_clean(id)
     };
     match unquote(text) {
         std::borrow::Cow::Borrowed("null") => Err(AttributeOutcome::Null),
         std::borrow::Cow::Borrowed(id) if is_plausible(id) => Ok(id),
         _ => Err(AttributeOutcome::Implausible),
+    }
+}
+
+/// The level that a record states of itself. What is no level's name is read as the strictest: whoever wrote it meant to
+/// restrict, and nobody knows how far. No value states nothing.
+pub(super) fn level(value: RawValue<'_>) -> PrivacyLevel {
+    let RawValue::Str(bytes) = value else {
+        return if value == RawValue::Empty { PrivacyLevel::Public } else { PrivacyLevel::Sensitive };
+    };
+    match std::str::from_utf8(bytes).map(|text| unquote(text.trim()).to_ascii_lowercase()) {
+        Ok(text) if text.is_empty() || text == "null" => PrivacyLevel::Public,
+        Ok(text) => PrivacyLevel::parse(&text).unwrap_or(PrivacyLevel::Sensitive),
+        Err(_) => PrivacyLevel::Sensitive,
     }
 }
 
@@ -165,14 +189,14 @@ mod tests {
     #[test]
     fn names_are_plausible_or_withheld() {
         for name in ["flagsmith-api", "@opentelemetry/sdk-logs", "common.core.otel", "3.12.0+build.5", "a"] {
-            assert_eq!(scope_name(name.as_bytes()), (Some(name), false));
+            assert_eq!(scope_name(name.as_bytes(), &Scanner::new()), (Some(name), false));
         }
         let long = "x".repeat(NAME_BYTES_MAX + 1);
         for name in ["bob@example.org", "two words", "-x", "ünicode", "a\nb", "a\0", "\"quoted\"", &long] {
-            assert_eq!(scope_name(name.as_bytes()), (None, true), "{name}");
+            assert_eq!(scope_name(name.as_bytes(), &Scanner::new()), (None, true), "{name}");
         }
-        assert_eq!(scope_name(b""), (None, false));
-        assert_eq!(scope_name(b"\xff"), (None, true));
+        assert_eq!(scope_name(b"", &Scanner::new()), (None, false));
+        assert_eq!(scope_name(b"\xff", &Scanner::new()), (None, true));
     }
 
     #[test]
@@ -188,13 +212,13 @@ mod tests {
 
     #[test]
     fn ids_are_plausible_or_refused() {
-        assert_eq!(uid(RawValue::Str(b"01J-a.b_c:9")), Ok("01J-a.b_c:9"));
-        assert_eq!(uid(RawValue::Str(b"\"7d4a7b1c-uuid\"")), Ok("7d4a7b1c-uuid"));
-        assert_eq!(uid(RawValue::Str(b"null")), Err(AttributeOutcome::Null));
-        assert_eq!(uid(RawValue::Str(b"")), Err(AttributeOutcome::Implausible));
-        assert_eq!(uid(RawValue::Str(b"bob@example.org")), Err(AttributeOutcome::Implausible));
-        assert_eq!(uid(RawValue::Str(&[b'a'; 129])), Err(AttributeOutcome::Implausible));
-        assert_eq!(uid(RawValue::Int(1)), Err(AttributeOutcome::TypeMismatch));
-        assert_eq!(uid(RawValue::Str(b"\xff")), Err(AttributeOutcome::InvalidUtf8));
+        assert_eq!(uid(RawValue::Str(b"01J-a.b_c:9"), &Scanner::new()), Ok("01J-a.b_c:9"));
+        assert_eq!(uid(RawValue::Str(b"\"7d4a7b1c-uuid\""), &Scanner::new()), Ok("7d4a7b1c-uuid"));
+        assert_eq!(uid(RawValue::Str(b"null"), &Scanner::new()), Err(AttributeOutcome::Null));
+        assert_eq!(uid(RawValue::Str(b""), &Scanner::new()), Err(AttributeOutcome::Implausible));
+        assert_eq!(uid(RawValue::Str(b"bob@example.org"), &Scanner::new()), Err(AttributeOutcome::Implausible));
+        assert_eq!(uid(RawValue::Str(&[b'a'; 129]), &Scanner::new()), Err(AttributeOutcome::Implausible));
+        assert_eq!(uid(RawValue::Int(1), &Scanner::new()), Err(AttributeOutcome::TypeMismatch));
+        assert_eq!(uid(RawValue::Str(b"\xff"), &Scanner::new()), Err(AttributeOutcome::InvalidUtf8));
     }
 }

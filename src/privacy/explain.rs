@@ -10,7 +10,7 @@ use super::{
     AttributeOutcome, Cleared, ClearedEvent, ClearedValue, EventOutcome, Gate, Observer, Subject, Verdict,
 };
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
-use crate::registry::{PrivacyLevel, Registry};
+use crate::registry::Registry;
 
 /// What would happen to an event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -21,7 +21,7 @@ pub struct ExplainedEvent {
     pub name: String,
     /// `cleared`, `dropped` or `rejected`.
     pub verdict: &'static str,
-    /// Why: `cleared`, `undeclared`, `unnamed` or `time_out_of_range`.
+    /// Why: an event outcome, e.g. `cleared`, `undeclared`, `sensitive`.
     pub reason: &'static str,
     /// What would be stored besides attributes, where it is cleared.
     pub envelope: Option<ExplainedEnvelope>,
@@ -57,7 +57,7 @@ pub struct ExplainedAttribute {
     pub key: String,
     /// Its privacy level on this event, where the event declares it.
     pub level: Option<&'static str>,
-    /// `keep`, `pseudonymise`, `envelope` or `drop`.
+    /// `keep`, `mask`, `pseudonymise`, `envelope` or `drop`.
     pub treatment: &'static str,
     /// Why: an attribute outcome, e.g. `kept`, `undeclared`, `type_mismatch`.
     pub reason: &'static str,
@@ -125,11 +125,15 @@ impl Observer for Recorder<'_> {
             .and_then(|event| event.attributes.iter().find(|used| Some(used.attribute) == declared));
         let treatment = match outcome {
             AttributeOutcome::Kept => "keep",
+            AttributeOutcome::Masked => "mask",
             AttributeOutcome::Pseudonymised => "pseudonymise",
             AttributeOutcome::Envelope => "envelope",
             _ => "drop",
         };
-        let is_stored = matches!(outcome, AttributeOutcome::Kept | AttributeOutcome::Pseudonymised);
+        let is_stored = matches!(
+            outcome,
+            AttributeOutcome::Kept | AttributeOutcome::Masked | AttributeOutcome::Pseudonymised
+        );
         let column = declared
             .filter(|_| is_stored)
             .and_then(|declared| self.registry.attributes().get(declared))
@@ -138,7 +142,7 @@ impl Observer for Recorder<'_> {
         if let Some(event) = self.events.last_mut() {
             event.attributes.push(ExplainedAttribute {
                 key: String::from_utf8_lossy(attribute.key).into_owned(),
-                level: used.map(|used| level_name(used.privacy)),
+                level: used.map(|used| used.privacy.as_str()),
                 treatment,
                 reason: outcome.as_str(),
                 column,
@@ -173,16 +177,6 @@ fn stored(registry: &Registry, cleared: &Cleared<'_>, row: &ClearedEvent<'_>, co
         ClearedValue::Bool(flag) => Value::from(*flag),
         ClearedValue::Str(_) | ClearedValue::Made(..) => Value::from(cleared.text(value)?),
     })
-}
-
-fn level_name(level: PrivacyLevel) -> &'static str {
-    match level {
-        PrivacyLevel::Public => "public",
-        PrivacyLevel::Internal => "internal",
-        PrivacyLevel::Pseudonymous => "pseudonymous",
-        PrivacyLevel::Personal => "personal",
-        PrivacyLevel::Sensitive => "sensitive",
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -19,6 +19,11 @@ use crate::registry::Primitive;
 /// How deeply an `any` value may be nested: far more than people write, far less than a stack holds.
 const DEPTH_MAX: usize = 32;
 
+/// True where `text` is one JSON value.
+pub(super) fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
 /// Appends an array of `element`s, from an OTLP array or from JSON text. False where the value is null.
 pub(super) fn array(
     value: RawValue<'_>,

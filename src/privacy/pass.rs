@@ -12,7 +12,8 @@ use super::json;
 use super::policy::{AttributePlan, EventPlan, Treatment};
 use super::tally::{AttributeOutcome, Counter, EventOutcome, Subject};
 use super::{Cleared, ClearedEvent, ClearedValue, Gate, Observer};
-use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
+use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawValue};
+use crate::registry::{LeakAction, PrivacyLevel, Trust};
 
 /// Decides about every record of a request.
 pub(super) fn clear<'a, O: Observer>(
@@ -40,9 +41,13 @@ struct Pass<'g, 'r, 'a, O> {
     observer: &'g mut O,
     bounds: TimeBounds,
     resources: Vec<ResourceEnvelope<'a>>,
+    /// Each scope's name, and whether it had one that is not plausible.
+    scopes: Vec<(Option<&'a str>, bool)>,
     identities: Identities<'g>,
     counter: Counter,
     events: Vec<ClearedEvent<'a>>,
+    /// The current record's own level.
+    stated_level: PrivacyLevel,
     store: Store<'a>,
     scratch: Scratch<'r, 'a>,
 }
@@ -97,10 +102,16 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             raw,
             observer,
             bounds: TimeBounds::at(now_micros, &gate.options),
-            resources: raw.resources.iter().map(|resource| ResourceEnvelope::new(raw, resource)).collect(),
+            resources: raw
+                .resources
+                .iter()
+                .map(|resource| ResourceEnvelope::new(raw, resource, &gate.scanner))
+                .collect(),
+            scopes: raw.scopes.iter().map(|scope| envelope::scope_name(scope.name, &gate.scanner)).collect(),
             identities: Identities::new(&gate.identity_key, raw),
             counter: Counter::new(gate.policy.event_count()),
             events: Vec::with_capacity(raw.records.len()),
+            stated_level: PrivacyLevel::default(),
             store: Store { values: Vec::with_capacity(raw.attributes.len()), ..Store::default() },
             scratch: Scratch {
                 chosen: Vec::new(),
@@ -125,10 +136,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         let (subject, outcome) = match declared {
             None if record.name.is_empty() => (Subject::Unnamed, EventOutcome::Unnamed),
             None => (Subject::Undeclared, EventOutcome::Undeclared),
-            Some(event) if self.bounds.event_time(record).is_none() => {
-                (Subject::Declared(event), EventOutcome::TimeOutOfRange)
-            }
-            Some(event) => (Subject::Declared(event), EventOutcome::Cleared),
+            Some(event) => (Subject::Declared(event), self.event_outcome(event, record)),
         };
         self.counter.event(subject, outcome);
         self.observer.event(record, subject, outcome);
@@ -138,6 +146,22 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             && let Some(event_time) = self.bounds.event_time(record)
         {
             self.cleared(record, event, plan, event_time, digest);
+        }
+    }
+
+    /// Decides about a declared event, and reads the level that the record states.
+    fn event_outcome(&mut self, event: u32, record: &RawRecord<'a>) -> EventOutcome {
+        let level_key = self.gate.options.level_key.as_bytes();
+        let stated = self.raw.attributes(&record.attributes).iter();
+        let stated = stated.filter(|attribute| attribute.key == level_key);
+        self.stated_level = stated.map(|attribute| envelope::level(attribute.value)).max().unwrap_or_default();
+        let level = self.gate.policy.plan(event).map_or(PrivacyLevel::Sensitive, |plan| plan.level);
+        if level.max(self.stated_level) == PrivacyLevel::Sensitive {
+            EventOutcome::Sensitive
+        } else if self.bounds.event_time(record).is_none() {
+            EventOutcome::TimeOutOfRange
+        } else {
+            EventOutcome::Cleared
         }
     }
 
@@ -152,7 +176,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.scratch.last_event = event;
         let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
         let (scope_name, scope_implausible) =
-            self.raw.scope(record).map_or((None, false), |scope| envelope::scope_name(scope.name));
+            self.scopes.get(record.scope as usize).copied().unwrap_or_default();
         if resource.implausible || scope_implausible {
             self.counter.implausible_envelope();
         }
@@ -211,13 +235,13 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         let Some(key) = key else {
             return match plan.template(attribute.key) {
                 Some((template, rest)) => {
-                    let (key, treatment) = (template.key, template.treatment);
+                    let (key, treatment) = (template.key, template.treatment.at_least(self.stated_level));
                     self.scratch.templated.push(Templated { key, treatment, rest, place, attribute });
                 }
                 None => self.settle(attribute, None, AttributeOutcome::Undeclared),
             };
         };
-        let treatment = plan.treatment(key);
+        let treatment = plan.treatment(key).at_least(self.stated_level);
         if treatment == Treatment::Undeclared {
             return self.settle(attribute, None, AttributeOutcome::Undeclared);
         }
@@ -241,7 +265,9 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             Treatment::Undeclared => AttributeOutcome::Undeclared,
             Treatment::DropPersonal => AttributeOutcome::DroppedPersonal,
             Treatment::DropSensitive => AttributeOutcome::DroppedSensitive,
-            Treatment::EventId => match envelope::uid(chosen.attribute.value) {
+            Treatment::DropByRecord => AttributeOutcome::DroppedByRecord,
+            Treatment::RecordLevel => AttributeOutcome::Envelope,
+            Treatment::EventId => match envelope::uid(chosen.attribute.value, &self.gate.scanner) {
                 Ok(id) => {
                     *uid = Some(id);
                     AttributeOutcome::Envelope
@@ -249,7 +275,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 Err(refusal) => refusal,
             },
             Treatment::EventName => match chosen.attribute.value {
-                crate::receive::decode::RawValue::Str(name) if name == record.name => {
+                RawValue::Str(name) if name == record.name => {
                     AttributeOutcome::Envelope
                 }
                 _ => AttributeOutcome::Undeclared,
@@ -257,7 +283,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             Treatment::Keep | Treatment::Pseudonymise => {
                 let Some(plan) = self.gate.policy.attribute(chosen.key) else { return };
                 if chosen.treatment == Treatment::Keep && self.gate.policy.is_uid(chosen.key) {
-                    *uid = envelope::uid(chosen.attribute.value).ok();
+                    *uid = envelope::uid(chosen.attribute.value, &self.gate.scanner).ok();
                 }
                 if plan.shared {
                     self.scratch.sharing.push(chosen);
@@ -311,9 +337,11 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             Treatment::Keep | Treatment::Pseudonymise => None,
             Treatment::DropPersonal => Some(AttributeOutcome::DroppedPersonal),
             Treatment::DropSensitive => Some(AttributeOutcome::DroppedSensitive),
-            Treatment::Undeclared | Treatment::EventId | Treatment::EventName => {
-                Some(AttributeOutcome::Undeclared)
-            }
+            Treatment::DropByRecord => Some(AttributeOutcome::DroppedByRecord),
+            Treatment::Undeclared
+            | Treatment::EventId
+            | Treatment::EventName
+            | Treatment::RecordLevel => Some(AttributeOutcome::Undeclared),
         };
         self.scratch.object.clear();
         self.scratch.object.push('{');
@@ -379,6 +407,9 @@ impl<'a> Store<'a> {
     fn put(&mut self, gate: &Gate, plan: &AttributePlan, chosen: Chosen<'_, 'a>) -> AttributeOutcome {
         let start = self.made.len();
         let value = chosen.attribute.value;
+        if plan.trust == Trust::Server && matches!(value, RawValue::Str(text) if text != b"null") {
+            return AttributeOutcome::Untrusted;
+        }
         match coerce(value, &plan.coercion, gate.options.value_bytes_max, &mut self.made) {
             Ok(Some(value)) => self.put_value(gate, plan, chosen.treatment, value, start),
             Ok(None) => AttributeOutcome::Null,
@@ -419,15 +450,38 @@ impl<'a> Store<'a> {
             return self.put_pseudonym(gate, plan, value, start);
         }
         match fit(value, plan.column_type, &mut self.made) {
-            Ok(value) => {
-                self.values.push((plan.column, value));
-                AttributeOutcome::Kept
-            }
+            Ok(value) => self.put_plain(gate, plan, value, start),
             Err(refusal) => {
                 self.made.truncate(start);
                 refusal
             }
         }
+    }
+
+    /// Stores a value as it is, or without what leaked into it.
+    fn put_plain(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        value: ClearedValue<'a>,
+        start: usize,
+    ) -> AttributeOutcome {
+        let mut masked = String::new();
+        let leaked = plan.scanned
+            && value.text(&self.made).is_some_and(|text| gate.scanner.mask(text, &mut masked).is_some());
+        if !leaked {
+            self.values.push((plan.column, value));
+            return AttributeOutcome::Kept;
+        }
+        self.made.truncate(start);
+        // A mask may stand where JSON has a number; what is not JSON any more must not be stored as JSON.
+        let is_broken = plan.json && !json::is_json(&masked);
+        if plan.leaks == LeakAction::Drop || is_broken {
+            return AttributeOutcome::DroppedLeak;
+        }
+        self.made.push_str(&masked);
+        self.values.push((plan.column, made_since(start, &self.made)));
+        AttributeOutcome::Masked
     }
 
     fn put_pseudonym(

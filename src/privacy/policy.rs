@@ -3,13 +3,14 @@
 //! Owns: event and attribute lookup, the treatment of each attribute on each event, templates. Does not own: values.
 //!
 //! Every attribute key of the registry has a number; an event's plan is a dense table of one treatment per number. Keys
-//! with a meaning of their own (`log.record.uid`, the event name's attributes) have numbers behind the attributes'.
+//! with a meaning of their own (`log.record.uid`, the event name's attributes, the
+//! record's level) have numbers behind the attributes'.
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::coerce::Coercion;
-use crate::registry::{AttributeType, ColumnType, EventAttribute, PrivacyLevel, Registry};
+use crate::registry::{AttributeType, ColumnType, Event, LeakAction, PrivacyLevel, Registry, Trust};
 
 const UID_KEY: &str = "log.record.uid";
 const NAME_KEYS: [&str; 2] = ["event.name", "otel.event.name"];
@@ -23,10 +24,14 @@ pub(super) enum Treatment {
     Pseudonymise,
     DropPersonal,
     DropSensitive,
+    /// The record's own level forbids it.
+    DropByRecord,
     /// It is the event's id.
     EventId,
     /// It is the event's name, where it equals the name by precedence.
     EventName,
+    /// It is the record's own level, which was read before.
+    RecordLevel,
 }
 
 impl Treatment {
@@ -36,6 +41,16 @@ impl Treatment {
             PrivacyLevel::Pseudonymous => Self::Pseudonymise,
             PrivacyLevel::Personal => Self::DropPersonal,
             PrivacyLevel::Sensitive => Self::DropSensitive,
+        }
+    }
+
+    /// The treatment where the record states a level: the stricter of both. What would have to become a pseudonym has no
+    /// place in a column of plain values, so it is dropped.
+    pub(super) fn at_least(self, stated: PrivacyLevel) -> Self {
+        match (self, Self::of(stated)) {
+            (Self::Keep, Self::Keep) | (Self::Pseudonymise, Self::Keep | Self::Pseudonymise) => self,
+            (Self::Keep | Self::Pseudonymise, _) => Self::DropByRecord,
+            _ => self,
         }
     }
 }
@@ -49,6 +64,12 @@ pub(super) struct AttributePlan {
     pub(super) column_type: ColumnType,
     /// Another attribute fills the same column.
     pub(super) shared: bool,
+    /// The stored text is JSON.
+    pub(super) json: bool,
+    /// A stored value can hold text that a sender chose, and is scanned for leaks.
+    pub(super) scanned: bool,
+    pub(super) leaks: LeakAction,
+    pub(super) trust: Trust,
 }
 
 /// A template that an event declares.
@@ -68,6 +89,7 @@ pub(super) struct EventPlan {
     treatments: Box<[Treatment]>,
     /// Longest prefix first.
     templates: Box<[TemplatePlan]>,
+    pub(super) level: PrivacyLevel,
 }
 
 impl EventPlan {
@@ -99,7 +121,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(registry: &Registry, level_key: &str) -> Self {
         let mut keys: HashMap<Box<[u8]>, u32, FixedState> = HashMap::default();
         for (number, attribute) in (0_u32..).zip(registry.attributes()) {
             // A template's own key stands for the keys below it; by itself it is not an attribute.
@@ -109,11 +131,13 @@ impl Policy {
         }
         let declared = registry.attributes().len();
         let mut reserved = Vec::new();
-        for key in [UID_KEY].iter().chain(&NAME_KEYS) {
+        let with_meaning = [(UID_KEY, Treatment::EventId), (level_key, Treatment::RecordLevel)];
+        let names = NAME_KEYS.map(|key| (key, Treatment::EventName));
+        for (key, treatment) in with_meaning.into_iter().chain(names) {
             let number = (declared + reserved.len()) as u32;
             if let hashbrown::hash_map::Entry::Vacant(vacant) = keys.entry(key.as_bytes().into()) {
                 vacant.insert(number);
-                reserved.push(if *key == UID_KEY { Treatment::EventId } else { Treatment::EventName });
+                reserved.push(treatment);
             }
         }
         let events =
@@ -130,7 +154,7 @@ impl Policy {
             key_texts,
             uid_key: keys.get(UID_KEY.as_bytes()).copied(),
             keys,
-            plans: registry.events().iter().map(|e| event_plan(registry, &e.attributes, &reserved)).collect(),
+            plans: registry.events().iter().map(|e| event_plan(registry, e, &reserved)).collect(),
             attributes: attribute_plans(registry),
         }
     }
@@ -177,11 +201,11 @@ impl Policy {
     }
 }
 
-fn event_plan(registry: &Registry, attributes: &[EventAttribute], reserved: &[Treatment]) -> EventPlan {
+fn event_plan(registry: &Registry, event: &Event, reserved: &[Treatment]) -> EventPlan {
     let mut treatments = vec![Treatment::Undeclared; registry.attributes().len()];
     treatments.extend_from_slice(reserved);
     let mut templates = Vec::new();
-    for used in attributes {
+    for used in &event.attributes {
         let Some(attribute) = registry.attributes().get(used.attribute) else { continue };
         let treatment = Treatment::of(used.privacy);
         if matches!(attribute.ty, AttributeType::Template(_)) {
@@ -192,7 +216,7 @@ fn event_plan(registry: &Registry, attributes: &[EventAttribute], reserved: &[Tr
         }
     }
     templates.sort_by_key(|template| std::cmp::Reverse(template.prefix.len()));
-    EventPlan { treatments: treatments.into(), templates: templates.into() }
+    EventPlan { treatments: treatments.into(), templates: templates.into(), level: event.privacy }
 }
 
 fn attribute_plans(registry: &Registry) -> Vec<AttributePlan> {
@@ -202,11 +226,20 @@ fn attribute_plans(registry: &Registry) -> Vec<AttributePlan> {
             *count += 1;
         }
     }
-    let plan = |attribute: &crate::registry::Attribute| AttributePlan {
-        coercion: Coercion::new(&attribute.ty),
-        column: attribute.column as u32,
-        column_type: registry.columns().get(attribute.column).map_or(ColumnType::String, |column| column.ty),
-        shared: users.get(attribute.column).is_some_and(|count| *count > 1),
+    let plan = |attribute: &crate::registry::Attribute| {
+        let coercion = Coercion::new(&attribute.ty);
+        // A template's keys are the sender's own text, whatever its values are.
+        let template = matches!(attribute.ty, AttributeType::Template(_));
+        AttributePlan {
+            column: attribute.column as u32,
+            column_type: registry.columns().get(attribute.column).map_or(ColumnType::String, |one| one.ty),
+            shared: users.get(attribute.column).is_some_and(|count| *count > 1),
+            json: template || coercion.makes_json(),
+            scanned: template || coercion.holds_free_text(),
+            leaks: attribute.leaks,
+            trust: attribute.trust,
+            coercion,
+        }
     };
     registry.attributes().iter().map(plan).collect()
 }

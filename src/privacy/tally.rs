@@ -50,13 +50,16 @@ pub enum EventOutcome {
     Undeclared,
     /// It has no name.
     Unnamed,
+    /// Its level is `sensitive`, or it says so itself.
+    Sensitive,
     /// It happened too long ago, or too far in the future.
     TimeOutOfRange,
 }
 
 impl EventOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 4] = [Self::Cleared, Self::Undeclared, Self::Unnamed, Self::TimeOutOfRange];
+    pub const ALL: [Self; 5] =
+        [Self::Cleared, Self::Undeclared, Self::Unnamed, Self::Sensitive, Self::TimeOutOfRange];
 
     /// Its name, as reports and metrics show it.
     #[must_use]
@@ -65,6 +68,7 @@ impl EventOutcome {
             Self::Cleared => "cleared",
             Self::Undeclared => "undeclared",
             Self::Unnamed => "unnamed",
+            Self::Sensitive => "sensitive",
             Self::TimeOutOfRange => "time_out_of_range",
         }
     }
@@ -74,7 +78,7 @@ impl EventOutcome {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::Cleared => Verdict::Cleared,
-            Self::Undeclared | Self::Unnamed => Verdict::Dropped,
+            Self::Undeclared | Self::Unnamed | Self::Sensitive => Verdict::Dropped,
             Self::TimeOutOfRange => Verdict::Rejected,
         }
     }
@@ -85,9 +89,11 @@ impl EventOutcome {
 pub enum AttributeOutcome {
     /// Stored.
     Kept,
+    /// Stored with what leaked into it masked.
+    Masked,
     /// Stored as a keyed pseudonym.
     Pseudonymised,
-    /// Became part of the envelope: the event's id or its name.
+    /// Became part of the envelope (the event's id or its name), or decided on the event (its level).
     Envelope,
     /// Has no value.
     Null,
@@ -95,6 +101,12 @@ pub enum AttributeOutcome {
     DroppedPersonal,
     /// Its level is `sensitive`.
     DroppedSensitive,
+    /// The record states a stricter level than the registry, and at that level its column may not hold it.
+    DroppedByRecord,
+    /// Something leaked into it, and its declaration says that it is then not stored.
+    DroppedLeak,
+    /// It is the server's own by declaration, but arrived as text, as baggage does.
+    Untrusted,
     /// The event does not declare it.
     Undeclared,
     /// A later attribute of the record has the same key.
@@ -119,13 +131,17 @@ pub enum AttributeOutcome {
 
 impl AttributeOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Kept,
+        Self::Masked,
         Self::Pseudonymised,
         Self::Envelope,
         Self::Null,
         Self::DroppedPersonal,
         Self::DroppedSensitive,
+        Self::DroppedByRecord,
+        Self::DroppedLeak,
+        Self::Untrusted,
         Self::Undeclared,
         Self::Duplicate,
         Self::ColumnTaken,
@@ -143,11 +159,15 @@ impl AttributeOutcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kept => "kept",
+            Self::Masked => "masked",
             Self::Pseudonymised => "pseudonymised",
             Self::Envelope => "envelope",
             Self::Null => "null",
             Self::DroppedPersonal => "dropped_personal",
             Self::DroppedSensitive => "dropped_sensitive",
+            Self::DroppedByRecord => "dropped_by_record",
+            Self::DroppedLeak => "dropped_leak",
+            Self::Untrusted => "untrusted",
             Self::Undeclared => "undeclared",
             Self::Duplicate => "duplicate",
             Self::ColumnTaken => "column_taken",

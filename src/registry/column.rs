@@ -69,6 +69,8 @@ pub(super) fn lay_out(
         ty: definition.ty.clone(),
         privacy: own_level(definition, &levels),
         brief: definition.brief.clone(),
+        leaks: definition.leaks,
+        trust: definition.trust,
         column: places.get(definition.key.as_str()).copied().unwrap_or_default(),
     };
     (by_key.values().map(attribute).collect(), columns)

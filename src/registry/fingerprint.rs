@@ -25,11 +25,12 @@ pub(super) fn version(attributes: &[Attribute], events: &[Event], columns: &[Att
 fn description(attributes: &[Attribute], events: &[Event], columns: &[AttributeColumn]) -> String {
     let mut text = format!("esker registry {DESCRIPTION_VERSION}\n");
     for one in attributes {
-        let line = format!("attribute {:?} {:?} {:?} {}\n", one.key, one.ty, one.privacy, one.column);
+        let Attribute { key, ty, privacy, leaks, trust, column, .. } = one;
+        let line = format!("attribute {key:?} {ty:?} {privacy:?} {leaks:?} {trust:?} {column}\n");
         text.push_str(&line);
     }
     for event in events {
-        text.push_str(&format!("event {:?} {:?}\n", event.name, event.category));
+        text.push_str(&format!("event {:?} {:?} {:?}\n", event.name, event.category, event.privacy));
         for used in &event.attributes {
             text.push_str(&format!("  {} {:?} {:?}\n", used.attribute, used.requirement, used.privacy));
         }

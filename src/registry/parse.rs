@@ -1,12 +1,12 @@
 //! One file's text to what it declares, before anything refers to anything.
 //!
-//! Owns: the syntax of `definition/2` as far as events need it, and `annotations.esker`. Does not own: what refs
-//! point at (`resolve`), types (`kind`), columns (`column`).
+//! Owns: the syntax of `definition/2` as far as events need it, and which annotations stand where. Does not own: what
+//! an annotation says (`annotation`), what refs point at (`resolve`), types (`kind`), columns (`column`).
 
 use serde_json::{Map, Value};
 
 use super::problem::{Place, Problem};
-use super::{AttributeType, Category, PrivacyLevel, Requirement, kind};
+use super::{AttributeType, Category, LeakAction, PrivacyLevel, Requirement, Trust, annotation, kind};
 
 /// OTLP recommends no more for an event's name.
 const EVENT_NAME_BYTES_MAX: usize = 256;
@@ -19,8 +19,6 @@ const YAML_NODES_MAX: usize = 1_000_000;
 /// Aliases may repeat a record, but may not be a bomb.
 const YAML_REPLAYED_MAX: usize = 100_000;
 
-const LEVELS: &str = "use public, internal, pseudonymous, personal or sensitive";
-const CATEGORIES: &str = "use product, operational or security";
 const STABILITIES: &str = "use development, alpha, beta, release_candidate or stable";
 const REQUIREMENTS: &str = "use required, recommended, opt_in, or a mapping of conditionally_required, recommended or \
                             opt_in to a text";
@@ -43,6 +41,8 @@ pub(super) struct Definition {
     pub(super) brief: String,
     pub(super) privacy: Option<PrivacyLevel>,
     pub(super) same_column_as: Option<String>,
+    pub(super) leaks: LeakAction,
+    pub(super) trust: Trust,
 }
 
 /// An item of `attribute_groups`.
@@ -59,6 +59,7 @@ pub(super) struct EventDefinition {
     pub(super) file: String,
     pub(super) name: String,
     pub(super) category: Category,
+    pub(super) privacy: PrivacyLevel,
     pub(super) brief: String,
     pub(super) uses: Vec<Use>,
 }
@@ -181,22 +182,20 @@ fn attribute(file: &str, item: &Value, number: usize, place: &mut Place<'_>) -> 
     known_keys(map, &known, "on an attribute", &mut place);
     check_stability(map, true, &mut place);
     check_deprecated(map, &mut place);
-    let (privacy, same_column_as) = esker(map, &mut place).map_or((None, None), |esker| {
-        known_keys(
-            esker,
-            &["privacy", "same_column_as"],
-            "in `annotations.esker` of an attribute",
-            &mut place,
-        );
-        (privacy(esker, &mut place), same_column_as(esker, &mut place))
-    });
+    let none = Map::new();
+    let esker = esker(map, &mut place).unwrap_or(&none);
+    let known = ["privacy", "same_column_as", "leaks", "trust"];
+    known_keys(esker, &known, "in `annotations.esker` of an attribute", &mut place);
+    let ty = kind::read(map.get("type"), &mut place);
     Some(Definition {
         file: file.to_owned(),
         key: key.to_owned(),
-        ty: kind::read(map.get("type"), &mut place),
+        privacy: annotation::level(esker, &mut place),
+        same_column_as: annotation::same_column_as(esker, &mut place),
+        leaks: annotation::leaks(esker, &ty, &mut place),
+        trust: annotation::trust(esker, &ty, &mut place),
         brief: brief(map, &mut place),
-        privacy,
-        same_column_as,
+        ty,
     })
 }
 
@@ -260,9 +259,10 @@ fn event(file: &str, item: &Value, number: usize, place: &mut Place<'_>) -> Opti
             "use recommended or opt_in, or leave it out",
         );
     }
-    let category = category(map, &mut place);
+    let (category, privacy) = event_annotations(map, &mut place);
     let (name, brief) = (name.to_owned(), brief(map, &mut place));
-    Some(EventDefinition { file: file.to_owned(), name, category, brief, uses: uses(map, &mut place) })
+    let uses = uses(map, &mut place);
+    Some(EventDefinition { file: file.to_owned(), name, category, privacy, brief, uses })
 }
 
 /// An item as a mapping, with its name; without a name nothing can refer to it.
@@ -316,7 +316,7 @@ fn attribute_use(map: &Map<String, Value>, key: &str, place: &mut Place<'_>) -> 
     check_deprecated(map, place);
     let level = esker(map, place).and_then(|esker| {
         known_keys(esker, &["privacy"], &format!("in `annotations.esker` of the ref to `{key}`"), place);
-        privacy(esker, place)
+        annotation::level(esker, place)
     });
     Use::Attribute { key: key.to_owned(), requirement: requirement(map, key, place), privacy: level }
 }
@@ -358,50 +358,14 @@ fn esker<'a>(map: &'a Map<String, Value>, place: &mut Place<'_>) -> Option<&'a M
     esker.as_object()
 }
 
-fn privacy(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<PrivacyLevel> {
-    let level = match esker.get("privacy")?.as_str() {
-        Some("public") => PrivacyLevel::Public,
-        Some("internal") => PrivacyLevel::Internal,
-        Some("pseudonymous") => PrivacyLevel::Pseudonymous,
-        Some("personal") => PrivacyLevel::Personal,
-        Some("sensitive") => PrivacyLevel::Sensitive,
-        _ => {
-            place.report("the `privacy` level is not known", LEVELS);
-            PrivacyLevel::Sensitive
-        }
-    };
-    Some(level)
-}
-
-fn same_column_as(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<String> {
-    let value = esker.get("same_column_as")?;
-    if !value.is_string() {
-        place.report(
-            "`same_column_as` is not text",
-            "give it the key of the attribute whose column this one fills",
-        );
-    }
-    value.as_str().map(str::to_owned)
-}
-
-fn category(map: &Map<String, Value>, place: &mut Place<'_>) -> Category {
-    let esker = esker(map, place);
-    if let Some(esker) = esker {
-        known_keys(esker, &["category"], "in `annotations.esker` of an event", place);
-    }
-    match esker.and_then(|esker| esker.get("category")).map(Value::as_str) {
-        Some(Some("product")) => Category::Product,
-        Some(Some("operational")) => Category::Operational,
-        Some(Some("security")) => Category::Security,
-        Some(_) => {
-            place.report("the `category` is not known", CATEGORIES);
-            Category::Product
-        }
-        None => {
-            place.report("has no `annotations.esker.category`", CATEGORIES);
-            Category::Product
-        }
-    }
+/// The category and the level of an event.
+fn event_annotations(map: &Map<String, Value>, place: &mut Place<'_>) -> (Category, PrivacyLevel) {
+    let none = Map::new();
+    let esker = esker(map, place).unwrap_or(&none);
+    known_keys(esker, &["category", "privacy"], "in `annotations.esker` of an event", place);
+    // What an event's level is not said to be is left to its attributes.
+    let level = annotation::level(esker, place).unwrap_or(PrivacyLevel::Public);
+    (annotation::category(esker, place), level)
 }
 
 fn brief(map: &Map<String, Value>, place: &mut Place<'_>) -> String {

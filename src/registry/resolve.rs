@@ -20,6 +20,7 @@ const GROUP_DEPTH_MAX: usize = 16;
 pub(super) struct ResolvedEvent {
     pub(super) name: String,
     category: Category,
+    privacy: PrivacyLevel,
     brief: String,
     /// By key.
     pub(super) attributes: BTreeMap<String, ResolvedUse>,
@@ -76,6 +77,7 @@ pub(super) fn events(resolved: Vec<ResolvedEvent>, attributes: &[Attribute]) -> 
     let event = |event: ResolvedEvent| Event {
         name: event.name,
         category: event.category,
+        privacy: event.privacy,
         brief: event.brief,
         attributes: event
             .attributes
@@ -153,10 +155,11 @@ fn resolve_event(
             continue;
         };
         let requirement = refinement.requirement.unwrap_or(Requirement::Optional);
+        let privacy = privacy.max(event.privacy);
         attributes.insert(key.to_owned(), ResolvedUse { requirement, privacy });
     }
     let (name, brief) = (event.name.clone(), event.brief.clone());
-    ResolvedEvent { name, category: event.category, brief, attributes }
+    ResolvedEvent { name, category: event.category, privacy: event.privacy, brief, attributes }
 }
 
 /// By key.

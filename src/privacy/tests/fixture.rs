@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::privacy::{Cleared, Gate, GateOptions, Silent};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawResource, RawScope, RawValue};
 use crate::registry::{
-    Attribute, AttributeColumn, AttributeType, Category, ColumnType, Event, EventAttribute, Primitive,
-    PrivacyLevel, Registry, Requirement,
+    Attribute, AttributeColumn, AttributeType, Category, ColumnType, Event, EventAttribute, LeakAction,
+    Primitive, PrivacyLevel, Registry, Requirement, Trust,
 };
 use crate::secret::MasterKey;
 
@@ -97,6 +97,8 @@ pub(crate) fn registry_of(declared: &[Declared]) -> Arc<Registry> {
             ty: ty.clone(),
             privacy: *privacy,
             brief: "An attribute.".to_owned(),
+            leaks: LeakAction::Mask,
+            trust: Trust::Anyone,
             column: place(column),
         })
         .collect();
@@ -105,6 +107,7 @@ pub(crate) fn registry_of(declared: &[Declared]) -> Arc<Registry> {
     let event = |name: &str, category, attributes| Event {
         name: name.to_owned(),
         category,
+        privacy: PrivacyLevel::Public,
         brief: "An event.".to_owned(),
         attributes,
     };

@@ -1,0 +1,95 @@
+//! What `annotations.esker` may say.
+//!
+//! Owns: the values of each annotation and their messages. Does not own: where an annotation may stand (`parse`), what it
+//! does to a value (`privacy`). What is not known is a problem, never ignored: a misspelt level must not open a door.
+
+use serde_json::{Map, Value};
+
+use super::problem::Place;
+use super::{AttributeType, Category, LeakAction, Primitive, PrivacyLevel, Trust};
+
+const LEVELS: &str = "use public, internal, pseudonymous, personal or sensitive";
+const CATEGORIES: &str = "use product, operational or security";
+
+/// `privacy`.
+pub(super) fn level(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<PrivacyLevel> {
+    let level = esker.get("privacy")?.as_str().and_then(PrivacyLevel::parse);
+    if level.is_none() {
+        place.report("the `privacy` level is not known", LEVELS);
+    }
+    Some(level.unwrap_or(PrivacyLevel::Sensitive))
+}
+
+/// `category`.
+pub(super) fn category(esker: &Map<String, Value>, place: &mut Place<'_>) -> Category {
+    let problem = match esker.get("category").map(Value::as_str) {
+        Some(Some("product")) => return Category::Product,
+        Some(Some("operational")) => return Category::Operational,
+        Some(Some("security")) => return Category::Security,
+        Some(_) => "the `category` is not known",
+        None => "has no `annotations.esker.category`",
+    };
+    place.report(problem, CATEGORIES);
+    Category::Product
+}
+
+/// `same_column_as`.
+pub(super) fn same_column_as(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<String> {
+    let value = esker.get("same_column_as")?;
+    if !value.is_string() {
+        place.report(
+            "`same_column_as` is not text",
+            "give it the key of the attribute whose column this one fills",
+        );
+    }
+    value.as_str().map(str::to_owned)
+}
+
+/// `leaks`.
+pub(super) fn leaks(esker: &Map<String, Value>, ty: &AttributeType, place: &mut Place<'_>) -> LeakAction {
+    let Some(value) = esker.get("leaks") else { return LeakAction::Mask };
+    if !holds_free_text(ty) {
+        place.report(
+            "`leaks` means nothing here: only free text is scanned, not numbers, booleans and enums",
+            "take `leaks` out",
+        );
+    }
+    match value.as_str() {
+        Some("mask") => LeakAction::Mask,
+        Some("drop") => LeakAction::Drop,
+        _ => {
+            place.report("the `leaks` action is not known", "use mask or drop");
+            LeakAction::Drop
+        }
+    }
+}
+
+/// `trust`.
+pub(super) fn trust(esker: &Map<String, Value>, ty: &AttributeType, place: &mut Place<'_>) -> Trust {
+    let Some(value) = esker.get("trust") else { return Trust::Anyone };
+    if value.as_str() != Some("server") {
+        place.report("the `trust` is not known", "use server, or leave it out");
+    } else if !matches!(
+        ty,
+        AttributeType::Scalar(Primitive::Int | Primitive::Double | Primitive::Boolean)
+            | AttributeType::Enum { values: Primitive::Int, .. }
+    ) {
+        place.report(
+            "`trust: server` cannot be checked on text: what a client sends looks like what the server sends",
+            "use it on int, double and boolean attributes, or leave it out",
+        );
+    }
+    Trust::Server
+}
+
+/// True where a value of this type can be text that a sender chose.
+fn holds_free_text(ty: &AttributeType) -> bool {
+    match ty {
+        AttributeType::Scalar(primitive) | AttributeType::Array(primitive) => {
+            matches!(primitive, Primitive::String)
+        }
+        AttributeType::Any => true,
+        AttributeType::Template(entry) => holds_free_text(entry),
+        AttributeType::Enum { .. } => false,
+    }
+}
