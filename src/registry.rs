@@ -22,6 +22,7 @@ use std::path::Path;
 
 pub use column::ENVELOPE_COLUMNS;
 pub use problem::{Problem, RegistryError};
+pub use treatment::{DateUnit, LeakClass, LeakClasses, Reduction, TREATMENTS, Treatment};
 
 /// How much an attribute's value tells about a person. Ordered: a later level is stricter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +69,38 @@ pub enum LeakAction {
     Mask,
     /// The value is not stored.
     Drop,
+    /// The event is not stored; it goes to quarantine.
+    Quarantine,
+}
+
+/// What is done to text before a pseudonym is made of it, so that two spellings of one thing get one pseudonym.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Normalisation {
+    /// White space at both ends is taken off.
+    pub trim: bool,
+    /// Upper-case letters become lower-case.
+    pub lowercase: bool,
+}
+
+impl Normalisation {
+    /// Reads `trim`, `lowercase`, `email` (both), or a list of them.
+    fn parse(value: &serde_json::Value) -> Option<Self> {
+        let step = |name: &serde_json::Value| match name.as_str()? {
+            "trim" => Some(Self { trim: true, lowercase: false }),
+            "lowercase" => Some(Self { trim: false, lowercase: true }),
+            "email" => Some(Self { trim: true, lowercase: true }),
+            _ => None,
+        };
+        match value {
+            serde_json::Value::Array(names) if !names.is_empty() => {
+                names.iter().try_fold(Self::default(), |all, name| {
+                    let one = step(name)?;
+                    Some(Self { trim: all.trim || one.trim, lowercase: all.lowercase || one.lowercase })
+                })
+            }
+            name => step(name),
+        }
+    }
 }
 
 /// Whose value an attribute may hold.
@@ -160,6 +193,10 @@ pub struct Attribute {
     pub privacy: PrivacyLevel,
     /// One line for people.
     pub brief: String,
+    /// What the definition says happens to it, whatever its level; `None` leaves it to the policy.
+    pub treatment: Option<Treatment>,
+    /// What happens to its text before a pseudonym is made.
+    pub normalise: Normalisation,
     /// What happens where a kept value holds a leak.
     pub leaks: LeakAction,
     /// Whose value it may hold.
@@ -177,6 +214,8 @@ pub struct EventAttribute {
     pub requirement: Requirement,
     /// The level in force for this event: the attribute's, or the event's where that is stricter.
     pub privacy: PrivacyLevel,
+    /// The treatment that the ref or the definition names; `None` leaves it to the policy.
+    pub treatment: Option<Treatment>,
 }
 
 /// A declared event.

@@ -6,7 +6,10 @@
 use serde_json::{Map, Value};
 
 use super::problem::Place;
-use super::{AttributeType, Category, LeakAction, Primitive, PrivacyLevel, Trust};
+use super::treatment::TREATMENTS;
+use super::{
+    AttributeType, Category, LeakAction, Normalisation, Primitive, PrivacyLevel, Reduction, Treatment, Trust,
+};
 
 const LEVELS: &str = "use public, internal, pseudonymous, personal or sensitive";
 const CATEGORIES: &str = "use product, operational or security";
@@ -57,11 +60,63 @@ pub(super) fn leaks(esker: &Map<String, Value>, ty: &AttributeType, place: &mut 
     match value.as_str() {
         Some("mask") => LeakAction::Mask,
         Some("drop") => LeakAction::Drop,
+        Some("quarantine") => LeakAction::Quarantine,
         _ => {
-            place.report("the `leaks` action is not known", "use mask or drop");
+            place.report("the `leaks` action is not known", "use mask, drop or quarantine");
             LeakAction::Drop
         }
     }
+}
+
+/// `treatment`, of an attribute of this type; `None` where its level decides.
+pub(super) fn treatment(
+    esker: &Map<String, Value>,
+    ty: &AttributeType,
+    place: &mut Place<'_>,
+) -> Option<Treatment> {
+    let Some(treatment) = Treatment::parse(esker.get("treatment")?) else {
+        place.report("the `treatment` is not known", TREATMENTS);
+        return Some(Treatment::Drop);
+    };
+    if let Treatment::Reduce(reduction) = treatment
+        && let Some(fix) = misfit(reduction, ty)
+    {
+        place.report(format!("the treatment `{treatment}` does not suit its type"), fix);
+    }
+    Some(treatment)
+}
+
+/// Why a reduction cannot read values of a type; `None` where it can.
+fn misfit(reduction: Reduction, ty: &AttributeType) -> Option<&'static str> {
+    let is = |primitive| *ty == AttributeType::Scalar(primitive);
+    match reduction {
+        Reduction::Mask(_) if !holds_free_text(ty) => Some("mask text: string, string[], any or a template"),
+        Reduction::TruncateIp | Reduction::KeepDomain | Reduction::CoarsenDate(_)
+            if !is(Primitive::String) =>
+        {
+            Some("use it on an attribute of type string")
+        }
+        Reduction::CoarsenNumber(_) if !is(Primitive::Int) && !is(Primitive::Double) => {
+            Some("use it on an attribute of type int or double")
+        }
+        _ => None,
+    }
+}
+
+/// `normalise`: a name or a list of names.
+pub(super) fn normalise(
+    esker: &Map<String, Value>,
+    ty: &AttributeType,
+    place: &mut Place<'_>,
+) -> Normalisation {
+    let Some(value) = esker.get("normalise") else { return Normalisation::default() };
+    if !matches!(ty, AttributeType::Scalar(Primitive::String)) {
+        place.report("`normalise` means nothing here: only text is normalised", "take `normalise` out");
+    }
+    Normalisation::parse(value).unwrap_or_else(|| {
+        place.report("the `normalise` step is not known", "use trim, lowercase, email, or a list of them");
+        Normalisation::default()
+    })
 }
 
 /// `trust`.
