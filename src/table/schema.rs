@@ -30,6 +30,7 @@ fn iceberg_type(ty: ColumnType) -> PrimitiveType {
         ColumnType::Double => PrimitiveType::Double,
         ColumnType::Boolean => PrimitiveType::Boolean,
         ColumnType::Timestamp => PrimitiveType::Timestamptz,
+        ColumnType::Binary => PrimitiveType::Binary,
     }
 }
 
