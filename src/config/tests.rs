@@ -9,8 +9,8 @@ fn message(toml: &str) -> String {
 fn empty_configuration_is_the_embedded_default() {
     let config = Config::from_toml("").unwrap();
     assert_eq!(config.receive.http, SocketAddr::from(([127, 0, 0, 1], 4318)));
-    assert_eq!(config.table.warehouse, "file://./esker-data/warehouse");
-    assert_eq!(config.table.name, "product.events");
+    assert_eq!(config.tables[0].warehouse, "file://./esker-data/warehouse");
+    assert_eq!(config.tables[0].name, "product.events");
     assert_eq!(config.flush.max_age, Duration::from_secs(30));
     assert_eq!(config.flush.max_bytes, 256 << 20);
     assert_eq!(config.privacy.key, SecretReference::File(PathBuf::from("./esker-data/esker.key")));
@@ -19,9 +19,9 @@ fn empty_configuration_is_the_embedded_default() {
 #[test]
 fn the_warehouse_follows_the_data_directory_unless_it_is_named() {
     let config = Config::from_toml("data_dir = '/srv/esker'").unwrap();
-    assert_eq!(config.table.warehouse, "file:///srv/esker/warehouse");
+    assert_eq!(config.tables[0].warehouse, "file:///srv/esker/warehouse");
     let config = Config::from_toml("data_dir = '/srv/esker'\n[table]\nwarehouse = 'file:///lake'").unwrap();
-    assert_eq!(config.table.warehouse, "file:///lake");
+    assert_eq!(config.tables[0].warehouse, "file:///lake");
 }
 
 #[test]
