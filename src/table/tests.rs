@@ -38,6 +38,7 @@ fn options(folder: &std::path::Path) -> TableOptions {
     TableOptions {
         warehouse: format!("file://{}/warehouse", folder.display()),
         name: "product.events".to_owned(),
+        retention_days: None,
     }
 }
 
