@@ -18,7 +18,7 @@ mod snapshot;
 mod storage;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use catalog::files::FilesCatalog;
 use catalog::{Catalog, CommitOutcome, Loaded};

@@ -47,7 +47,7 @@ pub(super) async fn write(
 ) -> Result<Option<Round>, FlushError> {
     let committed = standings.position(PRIMARY);
     let (mut through, mut oldest_micros) = (committed, i64::MAX);
-    let mut files = Files::new(targets);
+    let mut files = Files::new(targets, RUN_BYTES_MAX);
     let mut outcomes = Outcomes::default();
     for frame in frames {
         let frame = frame?;
@@ -103,9 +103,12 @@ fn count(rows: &mut BTreeMap<String, u64>, batch: &Batch) {
     }
 }
 
-/// The data files of a round, of each table that gets rows. All tables together hold at most one run's bytes
-/// ([`RUN_BYTES_MAX`]): memory does not grow with their number. Where it is used up, the table that holds most writes its run.
-struct Files(Vec<TableFiles>);
+/// The data files of a round, of each table that gets rows. All tables together hold at most one run's bytes: memory does
+/// not grow with their number. Where that is used up, the table that holds most writes its run.
+pub(super) struct Files {
+    tables: Vec<TableFiles>,
+    run_bytes_max: usize,
+}
 
 struct TableFiles {
     writer: DataFileWriter,
@@ -113,14 +116,14 @@ struct TableFiles {
 }
 
 impl Files {
-    fn new(targets: Vec<FileTarget>) -> Self {
+    pub(super) fn new(targets: Vec<FileTarget>, run_bytes_max: usize) -> Self {
         let files = |target| TableFiles { writer: DataFileWriter::new(target), rows: BTreeMap::new() };
-        Self(targets.into_iter().map(files).collect())
+        Self { tables: targets.into_iter().map(files).collect(), run_bytes_max }
     }
 
-    async fn push(&mut self, place: usize, batch: &Batch) -> Result<(), FlushError> {
+    pub(super) async fn push(&mut self, place: usize, batch: &Batch) -> Result<(), FlushError> {
         self.make_room(row_bytes(batch.record_batch())).await?;
-        if let Some(table) = self.0.get_mut(place) {
+        if let Some(table) = self.tables.get_mut(place) {
             count(&mut table.rows, batch);
             table.writer.push(batch.record_batch().clone()).await?;
         }
@@ -128,8 +131,8 @@ impl Files {
     }
 
     async fn make_room(&mut self, bytes: usize) -> Result<(), FlushError> {
-        while self.0.iter().map(|table| table.writer.run_bytes()).sum::<usize>() + bytes > RUN_BYTES_MAX {
-            let fullest = self.0.iter_mut().max_by_key(|table| table.writer.run_bytes());
+        while self.tables.iter().map(|table| table.writer.run_bytes()).sum::<usize>() + bytes > self.run_bytes_max {
+            let fullest = self.tables.iter_mut().max_by_key(|table| table.writer.run_bytes());
             match fullest.filter(|table| table.writer.run_bytes() > 0) {
                 Some(table) => table.writer.write_run().await?,
                 // One batch alone may be larger than a run.
@@ -141,13 +144,13 @@ impl Files {
 
     /// Writes what is left. The round's outcomes are told once: by the primary's snapshot or, where the primary gets none,
     /// by that of another table.
-    async fn finish(
+    pub(super) async fn finish(
         self,
         claim: impl Fn(usize) -> WalClaim,
         outcomes: &BTreeMap<String, String>,
     ) -> Result<VecDeque<Part>, FlushError> {
         let mut parts = VecDeque::new();
-        for (place, table) in self.0.into_iter().enumerate() {
+        for (place, table) in self.tables.into_iter().enumerate() {
             let files = table.writer.finish().await?;
             if files.is_empty() && place != PRIMARY {
                 continue;

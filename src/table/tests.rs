@@ -1,5 +1,7 @@
 //! The table on a real folder: created, evolved, appended to, by several writers, with outcomes that lie.
 
+pub(crate) mod faults;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
