@@ -135,7 +135,9 @@ impl Home {
             std::fs::read_to_string(path.join(format!("metadata/v{version}.metadata.json"))).unwrap();
         let metadata: Value = serde_json::from_str(&text).unwrap();
         let snapshots = metadata["snapshots"].as_array().unwrap();
-        serde_json::from_value(snapshots.last().unwrap()["summary"].clone()).unwrap()
+        let current = &metadata["current-snapshot-id"];
+        let newest = snapshots.iter().find(|snapshot| snapshot["snapshot-id"] == *current).unwrap();
+        serde_json::from_value(newest["summary"].clone()).unwrap()
     }
 }
 
