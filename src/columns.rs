@@ -117,7 +117,14 @@ const ENVELOPE: [Fixed; 14] = {
             true,
             "The consent under which it is kept: granted, denied, unknown or not_required; null where no rule asks for one.",
         ),
-        ("consent_basis", Text, false, false, true, "What decided on the consent; null where no rule asks for one."),
+        (
+            "consent_basis",
+            Text,
+            false,
+            false,
+            true,
+            "What decided on the consent; null where no rule asks for one.",
+        ),
         ("policy_version", Text, true, false, true, "The privacy policy that cleared it."),
     ]
 };

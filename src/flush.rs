@@ -321,7 +321,8 @@ impl Flusher {
     async fn write_files(&self) -> Result<Option<Round>, FlushError> {
         let commit_id = self.parts.ids.next_id();
         let tables = self.parts.destinations.tables();
-        let targets = tables.iter().map(|table| table.file_target(commit_id)).collect::<Result<Vec<_>, _>>()?;
+        let targets =
+            tables.iter().map(|table| table.file_target(commit_id)).collect::<Result<Vec<_>, _>>()?;
         // A new segment begins here, so that all that is read now can be removed once it is committed.
         let through = self.parts.wal.rotate().await?;
         let frames =

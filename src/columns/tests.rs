@@ -139,7 +139,11 @@ fn bytes_of_other_columns_are_refused() {
     let refused = Batch::from_ipc(Batch::new(alien).to_ipc().unwrap()).unwrap_err();
     assert!(matches!(refused, BatchError::Malformed { .. }), "{refused}");
     assert!(Batch::from_ipc(Bytes::new()).is_err());
-    let two = [encode(vec![Sent::flagsmith()]).to_ipc().unwrap(), encode(vec![Sent::flagsmith()]).to_ipc().unwrap()].concat();
+    let two = [
+        encode(vec![Sent::flagsmith()]).to_ipc().unwrap(),
+        encode(vec![Sent::flagsmith()]).to_ipc().unwrap(),
+    ]
+    .concat();
     assert!(Batch::from_ipc(two.into()).is_err());
 }
 
@@ -207,7 +211,9 @@ fn each_table_gets_the_rows_of_its_events_in_their_order() {
     let batches = encode_to(&[2, 0, 0], titles.to_vec());
     let shown: Vec<_> = batches
         .iter()
-        .map(|(table, batch)| (*table, (0..batch.rows()).map(|at| row(batch, at)["title"].clone()).collect::<String>()))
+        .map(|(table, batch)| {
+            (*table, (0..batch.rows()).map(|at| row(batch, at)["title"].clone()).collect::<String>())
+        })
         .collect();
     assert_eq!(shown, [(2, "ad".to_owned()), (0, "bce".to_owned())]);
     for (_, batch) in &batches {
@@ -219,7 +225,10 @@ fn each_table_gets_the_rows_of_its_events_in_their_order() {
 fn the_decision_on_consent_and_what_decided_it_are_columns() {
     let batches = encode_to(&[1, 7], vec![Sent::named(COMMITTED), Sent::named(COMMITTED)]);
     let stored = row(&batches[0].1, 0);
-    assert_eq!((stored["consent"].as_str(), stored["consent_basis"].as_str()), ("granted", "consent.analytics"));
+    assert_eq!(
+        (stored["consent"].as_str(), stored["consent_basis"].as_str()),
+        ("granted", "consent.analytics")
+    );
     assert!(!row(&batches[1].1, 0).contains_key("consent_basis"), "a basis that nobody knows is not made up");
 }
 
@@ -247,7 +256,8 @@ fn rows_of_another_layout_are_read_back() {
 fn a_bundle_is_read_back_by_table_without_a_copy_of_its_larger_part() {
     let large = encode(vec![Sent::flagsmith(); 40]);
     let small = encode(vec![Sent::named(COMMITTED)]);
-    let counts = clear_with(&gate(), vec![Sent::flagsmith()], |cleared| OutcomeCounts::of(cleared.tally(), "abc"));
+    let counts =
+        clear_with(&gate(), vec![Sent::flagsmith()], |cleared| OutcomeCounts::of(cleared.tally(), "abc"));
     let mut writer = BundleWriter::for_batches([&large, &small]);
     writer.rows("product.events", &large).unwrap();
     writer.rows("eu.events", &small).unwrap();

@@ -162,10 +162,15 @@ pub(super) fn tables(
     default_warehouse: impl FnOnce() -> String,
 ) -> Result<Vec<TableConfig>, ConfigError> {
     if others.len() >= TABLES_MAX {
-        return Err(problem("tables", &format!("there may be at most {TABLES_MAX} tables, [table] included")));
+        return Err(problem(
+            "tables",
+            &format!("there may be at most {TABLES_MAX} tables, [table] included"),
+        ));
     }
     let primary = TableConfig {
-        warehouse: primary.warehouse.map_or_else(|| Ok(default_warehouse()), |url| warehouse("table", url))?,
+        warehouse: primary
+            .warehouse
+            .map_or_else(|| Ok(default_warehouse()), |url| warehouse("table", url))?,
         name: table_name("table", primary.name)?,
         retention_days: retention("table", primary.retention)?,
         policy: BTreeMap::new(),
@@ -178,7 +183,10 @@ pub(super) fn tables(
             return Err(problem("tables.name", &format!("`{name}` is a table that Esker keeps itself")));
         }
         if tables.iter().any(|known| known.name == name) {
-            return Err(problem("tables.name", &format!("`{name}` is there twice; tables need different names")));
+            return Err(problem(
+                "tables.name",
+                &format!("`{name}` is there twice; tables need different names"),
+            ));
         }
         let beside = tables.first().map(|primary| primary.warehouse.clone()).unwrap_or_default();
         tables.push(TableConfig {
@@ -216,7 +224,8 @@ pub(super) fn routes(raw: Vec<RawRoute>, tables: &[TableConfig]) -> Result<Vec<R
 
 impl RawRoute {
     fn validate(self, number: usize, tables: &[TableConfig]) -> Result<RouteConfig, ConfigError> {
-        let wrong = |key: &str, text: String| problem(&format!("routes.{key}"), &format!("route {number}: {text}"));
+        let wrong =
+            |key: &str, text: String| problem(&format!("routes.{key}"), &format!("route {number}: {text}"));
         let target = match (self.table, self.drop) {
             (Some(name), false) => match tables.iter().position(|table| table.name == name) {
                 Some(place) => RouteTarget::Table(place),
@@ -239,7 +248,10 @@ impl RawRoute {
         }
         let events = self.events.map(|events| {
             if events.is_empty() {
-                return Err(wrong("events", "an empty list matches nothing; leave the key out to match all".to_owned()));
+                return Err(wrong(
+                    "events",
+                    "an empty list matches nothing; leave the key out to match all".to_owned(),
+                ));
             }
             events.into_iter().map(|text| EventPattern::parse(text, &wrong)).collect()
         });
@@ -260,7 +272,8 @@ impl RawRoute {
 impl EventPattern {
     fn parse(text: String, wrong: &impl Fn(&str, String) -> ConfigError) -> Result<Self, ConfigError> {
         let is_plain = |name: &str| {
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         match text.strip_suffix('*') {
             Some(prefix) if prefix.ends_with('.') && is_plain(prefix) => Ok(Self::Prefix(prefix.to_owned())),
@@ -317,7 +330,9 @@ fn table_name(section: &str, name: String) -> Result<String, ConfigError> {
             && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     match name.split_once('.') {
-        Some((namespace, table)) if plain(namespace) && plain(table) && name.len() <= NAME_BYTES_MAX => Ok(name),
+        Some((namespace, table)) if plain(namespace) && plain(table) && name.len() <= NAME_BYTES_MAX => {
+            Ok(name)
+        }
         _ => Err(problem(
             &format!("{section}.name"),
             "must be NAMESPACE.TABLE in lower case letters, digits and _, for example product.events",
@@ -328,7 +343,8 @@ fn table_name(section: &str, name: String) -> Result<String, ConfigError> {
 /// Whole days: a table is partitioned by day, so nothing finer can be kept apart.
 fn retention(section: &str, retention: Option<Duration>) -> Result<Option<u32>, ConfigError> {
     let Some(retention) = retention else { return Ok(None) };
-    let days = u32::try_from(retention.as_secs() / DAY.as_secs()).ok().filter(|days| DAY * *days == retention);
+    let days =
+        u32::try_from(retention.as_secs() / DAY.as_secs()).ok().filter(|days| DAY * *days == retention);
     match days {
         Some(days) if days > 0 => Ok(Some(days)),
         _ => Err(problem(

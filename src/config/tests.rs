@@ -99,7 +99,8 @@ fn refused(routes: &str) -> String {
 #[test]
 fn the_first_table_is_the_primary_and_others_lie_beside_it() {
     let tables = routed("").unwrap().tables;
-    let shown: Vec<_> = tables.iter().map(|one| (one.name.as_str(), one.warehouse.as_str(), one.retention_days)).collect();
+    let shown: Vec<_> =
+        tables.iter().map(|one| (one.name.as_str(), one.warehouse.as_str(), one.retention_days)).collect();
     assert_eq!(
         shown,
         [
@@ -134,7 +135,9 @@ table = "product.events"
     assert_eq!((routes[0].category, routes[0].target), (Some(Category::Security), RouteTarget::Table(2)));
     let names = [EventPattern::Name("a.b".to_owned()), EventPattern::Prefix("features.".to_owned())];
     assert_eq!(routes[1].events, names);
-    assert!(names[1].matches("features.created") && !names[1].matches("features") && !names[0].matches("a.b.c"));
+    assert!(
+        names[1].matches("features.created") && !names[1].matches("features") && !names[0].matches("a.b.c")
+    );
     let resource = ResourceMatch { key: "deployment.region".to_owned(), value: "eu".to_owned() };
     assert_eq!((routes[1].resource.as_ref(), routes[1].target), (Some(&resource), RouteTarget::Table(1)));
     assert_eq!((routes[2].consent, routes[2].target), (Some(ConsentState::Denied), RouteTarget::Drop));
@@ -144,7 +147,10 @@ table = "product.events"
 #[test]
 fn a_route_that_leads_nowhere_is_refused() {
     let text = refused("[[routes]]\ntable = 'us.events'");
-    assert!(text.contains("`us.events`") && text.contains("`eu.events`") && text.contains("route 1"), "{text}");
+    assert!(
+        text.contains("`us.events`") && text.contains("`eu.events`") && text.contains("route 1"),
+        "{text}"
+    );
     assert!(refused("[[routes]]\ncategory = 'security'").contains("drop = true"));
     assert!(refused("[[routes]]\ntable = 'eu.events'\ndrop = true").contains("either"));
     assert!(refused("[[routes]]\nevents = []\ndrop = true").contains("routes.events"));
@@ -162,16 +168,21 @@ fn a_route_that_an_earlier_one_hides_is_refused() {
         ("category = 'security'", "category = 'security'"),
         ("events = ['a.*', 'c.d']", "events = ['a.b', 'a.b.*', 'c.d']"),
         ("consent = 'denied'", "consent = 'denied'\nevents = ['a.b']"),
-        ("resource = { key = 'r', value = 'eu' }", "resource = { key = 'r', value = 'eu' }\ncategory = 'product'"),
+        (
+            "resource = { key = 'r', value = 'eu' }",
+            "resource = { key = 'r', value = 'eu' }\ncategory = 'product'",
+        ),
     ] {
         let both = format!("[[routes]]\n{earlier}\ndrop = true\n[[routes]]\n{later}\ntable = 'eu.events'");
         assert!(refused(&both).contains("route 2 is never taken: route 1"), "{both}");
         if !earlier.is_empty() && earlier != later {
-            let turned = format!("[[routes]]\n{later}\ndrop = true\n[[routes]]\n{earlier}\ntable = 'eu.events'");
+            let turned =
+                format!("[[routes]]\n{later}\ndrop = true\n[[routes]]\n{earlier}\ntable = 'eu.events'");
             assert!(routed(&turned).is_ok(), "{turned}");
         }
     }
-    let apart = "[[routes]]\nevents = ['a.b']\ndrop = true\n[[routes]]\nevents = ['a.b', 'c.d']\ntable = 'eu.events'";
+    let apart =
+        "[[routes]]\nevents = ['a.b']\ndrop = true\n[[routes]]\nevents = ['a.b', 'c.d']\ntable = 'eu.events'";
     assert!(routed(apart).is_ok(), "the second has names of its own");
 }
 

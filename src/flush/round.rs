@@ -131,7 +131,9 @@ impl Files {
     }
 
     async fn make_room(&mut self, bytes: usize) -> Result<(), FlushError> {
-        while self.tables.iter().map(|table| table.writer.run_bytes()).sum::<usize>() + bytes > self.run_bytes_max {
+        while self.tables.iter().map(|table| table.writer.run_bytes()).sum::<usize>() + bytes
+            > self.run_bytes_max
+        {
             let fullest = self.tables.iter_mut().max_by_key(|table| table.writer.run_bytes());
             match fullest.filter(|table| table.writer.run_bytes() > 0) {
                 Some(table) => table.writer.write_run().await?,

@@ -90,7 +90,8 @@ impl Home {
         let mut opened = Vec::new();
         for (name, kind) in tables {
             let (clock, ids) = (Arc::new(SystemClock), Arc::new(RandomIds));
-            let table = Table::open_or_create(&self.options(name), layout.columns(), clock, ids).await.unwrap();
+            let table =
+                Table::open_or_create(&self.options(name), layout.columns(), clock, ids).await.unwrap();
             let place = ALL.iter().position(|(known, _)| known == name).unwrap();
             let table = table.with_faults(&self.faults[place]);
             opened.push(Destination { name: (*name).to_owned(), table, kind: *kind });
@@ -130,9 +131,9 @@ impl Home {
     /// The summary of a table's newest snapshot.
     async fn summary(&self, name: &str) -> BTreeMap<String, String> {
         let version = self.status(name).await.metadata_version;
-        let path: PathBuf = name.split('.').fold(self.folder.path().join("warehouse"), |path, part| path.join(part));
-        let text =
-            std::fs::read_to_string(path.join(format!("metadata/v{version}.metadata.json"))).unwrap();
+        let path: PathBuf =
+            name.split('.').fold(self.folder.path().join("warehouse"), |path, part| path.join(part));
+        let text = std::fs::read_to_string(path.join(format!("metadata/v{version}.metadata.json"))).unwrap();
         let metadata: Value = serde_json::from_str(&text).unwrap();
         let snapshots = metadata["snapshots"].as_array().unwrap();
         let current = &metadata["current-snapshot-id"];
@@ -277,7 +278,10 @@ async fn rows_for_a_table_that_was_removed_stop_the_start() {
     let refusal = life.flusher.recover().unwrap_err();
     assert!(!refusal.is_transient());
     let text = refusal.to_string();
-    assert!(text.contains("`eu.events`") && text.contains("[[tables]]") && text.contains("esker status"), "{text}");
+    assert!(
+        text.contains("`eu.events`") && text.contains("[[tables]]") && text.contains("esker status"),
+        "{text}"
+    );
     drop(life);
     // Put back, and once it has its rows it may go.
     let mut life = home.start().await;
@@ -332,8 +336,14 @@ async fn a_rounds_outcomes_are_told_by_one_snapshot() {
     life.flush_all().await.unwrap();
     let (told, other) = (home.summary(PRIMARY).await, home.summary(REGIONAL).await);
     assert_eq!(told["esker.policy-versions"], "abc123");
-    assert_eq!((told["esker.attributes-kept"].as_str(), told["esker.attributes-dropped"].as_str()), ("2", "2"));
-    assert_eq!((told["esker.attributes-from"].as_str(), told["esker.attributes-through"].as_str()), ("1", "2"));
+    assert_eq!(
+        (told["esker.attributes-kept"].as_str(), told["esker.attributes-dropped"].as_str()),
+        ("2", "2")
+    );
+    assert_eq!(
+        (told["esker.attributes-from"].as_str(), told["esker.attributes-through"].as_str()),
+        ("1", "2")
+    );
     assert_eq!(told["esker.rows-by-event"], format!("{{\"{COMMITTED}\":4}}"));
     assert!(!other.contains_key("esker.policy-versions"));
     assert_eq!(other["esker.rows-by-event"], format!("{{\"{COMMITTED}\":2}}"));

@@ -216,11 +216,17 @@ async fn the_retention_is_recorded_changed_and_removed() {
     for (retention_days, recorded) in [(Some(90), Some("90d")), (Some(30), Some("30d")), (None, None)] {
         for _ in 0..2 {
             let options = TableOptions { retention_days, ..options(folder.path()) };
-            Table::open_or_create(&options, &columns(), Arc::new(SystemClock), Arc::new(RandomIds)).await.unwrap();
+            Table::open_or_create(&options, &columns(), Arc::new(SystemClock), Arc::new(RandomIds))
+                .await
+                .unwrap();
         }
         assert_eq!(status(folder.path()).await.retention.as_deref(), recorded);
     }
-    assert_eq!(status(folder.path()).await.metadata_version, 4, "what is recorded already is not recorded again");
+    assert_eq!(
+        status(folder.path()).await.metadata_version,
+        4,
+        "what is recorded already is not recorded again"
+    );
 }
 
 #[tokio::test]
@@ -237,7 +243,8 @@ async fn sealed_bytes_are_stored_as_they_are_and_without_bounds() {
         ("event_time", Arc::new(times())),
         ("sealed", Arc::new(arrow::array::BinaryArray::from_iter_values([b"text"]))),
     ];
-    let without: Vec<(&str, ArrayRef)> = vec![("event_name", Arc::new(names())), ("event_time", Arc::new(times()))];
+    let without: Vec<(&str, ArrayRef)> =
+        vec![("event_name", Arc::new(names())), ("event_time", Arc::new(times()))];
     for rows in [with, without] {
         writer.push(RecordBatch::try_from_iter(rows).unwrap()).await.unwrap();
     }
