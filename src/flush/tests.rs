@@ -383,6 +383,11 @@ enum Step {
     Mute(usize),
     Heal,
     Flush,
+    /// A commit to this table fails, or its answer is lost, and the service dies of it.
+    Crash {
+        place: usize,
+        mute: bool,
+    },
     Restart,
 }
 
@@ -395,6 +400,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..4_usize).prop_map(Step::Mute),
         1 => Just(Step::Heal),
         3 => Just(Step::Flush),
+        2 => (0..4_usize, any::<bool>()).prop_map(|(place, mute)| Step::Crash { place, mute }),
         1 => Just(Step::Restart),
     ];
     proptest::collection::vec(step, 1..25)
@@ -427,6 +433,18 @@ async fn live(steps: Vec<Step>, max_bytes: u64) -> ([u64; 4], [u64; 4]) {
             Step::Mute(place) => home.faults[place].mute(),
             Step::Heal => home.faults.iter().for_each(Faults::heal),
             Step::Flush => drop(life.flush_all().await),
+            Step::Crash { place, mute } => {
+                if mute {
+                    home.faults[place].mute()
+                } else {
+                    home.faults[place].down()
+                }
+                drop(life.flush_all().await);
+                home.faults.iter().for_each(Faults::heal);
+                drop(life);
+                life = home.start().await;
+                life.flusher.recover().unwrap();
+            }
             Step::Restart => {
                 drop(life);
                 life = home.start().await;
