@@ -23,7 +23,7 @@ use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement,
 };
 use esker::clock::{Clock, Ids, RandomIds, SystemClock};
-use esker::columns::{Batch, Encoder, Layout};
+use esker::columns::{Batch, BundleWriter, Encoder, Layout};
 use esker::datafile::DataFileWriter;
 use esker::privacy::{Gate, GateOptions, Silent};
 use esker::receive::decode::{NameFallback, RawEvents};
@@ -65,8 +65,14 @@ impl Stages {
         let request = self.request(seed);
         let raw = decode(&request);
         let cleared = self.gate.clear(&raw, self.now_micros, &mut Silent);
-        self.encoder.encode(&cleared, self.now_micros).expect("a batch")
+        self.encoder.encode(&cleared, self.now_micros).expect("batches").pop().expect("one table's batch").1
     }
+}
+
+fn bundle(batch: &Batch) -> bytes::Bytes {
+    let mut bundle = BundleWriter::for_batches([batch]);
+    bundle.rows("product.events", batch).expect("bytes");
+    bundle.finish()
 }
 
 fn decode(request: &[u8]) -> RawEvents<'_> {
@@ -98,7 +104,7 @@ fn memory(criterion: &mut Criterion) {
     group.bench_function("encode", |b| {
         b.iter(|| stages.encoder.encode(black_box(&cleared), stages.now_micros).expect("a batch"));
     });
-    group.bench_function("to_ipc", |b| b.iter(|| black_box(&batch).to_ipc().expect("bytes")));
+    group.bench_function("bundle", |b| b.iter(|| bundle(black_box(&batch))));
     group.finish();
     assert!(!stages.registry.events().is_empty());
 }
@@ -117,7 +123,7 @@ fn frame(stages: &Stages, payload: &bytes::Bytes) -> NewFrame {
 /// Append with fdatasync, from one client and from four that share a sync; then reading a log back at a start.
 fn wal(criterion: &mut Criterion) {
     let stages = Stages::new();
-    let payload = stages.batch(1).to_ipc().expect("bytes");
+    let payload = bundle(&stages.batch(1));
     let runtime = Runtime::new().expect("a runtime");
     let folder = tempfile::tempdir().expect("a folder");
     let log = Arc::new(open_wal(folder.path()));
@@ -168,6 +174,7 @@ fn data_file(criterion: &mut Criterion) {
     let options = TableOptions {
         warehouse: format!("file://{}", folder.path().display()),
         name: "product.events".to_owned(),
+        retention_days: None,
     };
     let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(RandomIds));
     let table = runtime

@@ -16,9 +16,9 @@ use crate::registry::Registry;
 pub struct EventCounts {
     /// Records that arrived in requests whose fate is decided or being decided, and rows found in the WAL at start.
     pub received: u64,
-    /// Rows that a confirmed commit holds.
+    /// Rows that a confirmed commit of an event table holds.
     pub committed: u64,
-    /// Events set aside for breaking their contract.
+    /// Events set aside for breaking their contract, in a confirmed commit of the quarantine table.
     pub quarantined: u64,
     /// Records that the policy does not store, and repetitions of what is stored already.
     pub dropped: u64,
@@ -59,6 +59,8 @@ pub struct EventDelta {
     pub name: String,
     /// Rows to be stored.
     pub cleared: u64,
+    /// Events to be set aside.
+    pub quarantined: u64,
     /// Not stored, by reason.
     pub dropped: Vec<(&'static str, u64)>,
     /// Refused, by reason.
@@ -78,13 +80,13 @@ impl Accounting {
         Self::default()
     }
 
-    /// A request's events were decided on; its cleared rows are now in flight.
+    /// A request's events were decided on; those that are to be stored or set aside are now in flight.
     pub fn received(&self, delta: &Delta) {
         let mut counts = self.lock();
         for event in &delta.events {
             let entry = counts.events.entry(event.name.clone()).or_default();
-            entry.in_flight += event.cleared;
-            let mut received = event.cleared;
+            entry.in_flight += event.in_flight();
+            let mut received = event.in_flight();
             for (reason, count) in &event.dropped {
                 entry.dropped += count;
                 *entry.dropped_by.entry((*reason).to_owned()).or_default() += count;
@@ -102,18 +104,18 @@ impl Accounting {
         }
     }
 
-    /// The cleared rows of a request that was counted are not stored after all: the client was told to send again.
+    /// Nothing of a request that was counted is stored after all: the client was told to send again.
     pub fn not_stored(&self, delta: &Delta, reason: &'static str) {
         let mut counts = self.lock();
-        for event in delta.events.iter().filter(|event| event.cleared > 0) {
+        for event in delta.events.iter().filter(|event| event.in_flight() > 0) {
             let entry = counts.events.entry(event.name.clone()).or_default();
-            entry.in_flight = entry.in_flight.saturating_sub(event.cleared);
-            entry.rejected += event.cleared;
-            *entry.rejected_by.entry(reason.to_owned()).or_default() += event.cleared;
+            entry.in_flight = entry.in_flight.saturating_sub(event.in_flight());
+            entry.rejected += event.in_flight();
+            *entry.rejected_by.entry(reason.to_owned()).or_default() += event.in_flight();
         }
     }
 
-    /// Rows found in the WAL at start: received before, in flight again.
+    /// Rows of event tables and of the quarantine found in the WAL at start: received before, in flight again.
     pub fn recovered(&self, rows: &BTreeMap<String, u64>) {
         let mut counts = self.lock();
         for (name, count) in rows {
@@ -123,13 +125,22 @@ impl Accounting {
         }
     }
 
-    /// A confirmed commit holds these rows.
+    /// A confirmed commit of an event table holds these rows.
     pub fn committed(&self, rows: &BTreeMap<String, u64>) {
+        self.landed(rows, |entry| &mut entry.committed);
+    }
+
+    /// A confirmed commit of the quarantine table holds these rows.
+    pub fn quarantined(&self, rows: &BTreeMap<String, u64>) {
+        self.landed(rows, |entry| &mut entry.quarantined);
+    }
+
+    fn landed(&self, rows: &BTreeMap<String, u64>, place: fn(&mut EventCounts) -> &mut u64) {
         let mut counts = self.lock();
         for (name, count) in rows {
             let entry = counts.events.entry(name.clone()).or_default();
             entry.in_flight = entry.in_flight.saturating_sub(*count);
-            entry.committed += count;
+            *place(entry) += count;
         }
     }
 
@@ -164,8 +175,9 @@ impl Delta {
     #[must_use]
     pub fn into_duplicates(mut self) -> Self {
         for event in &mut self.events {
-            if event.cleared > 0 {
-                event.dropped.push(("duplicate_request", std::mem::take(&mut event.cleared)));
+            let stored = std::mem::take(&mut event.cleared) + std::mem::take(&mut event.quarantined);
+            if stored > 0 {
+                event.dropped.push(("duplicate_request", stored));
             }
         }
         self
@@ -194,6 +206,11 @@ impl Delta {
 }
 
 impl EventDelta {
+    /// Events that are on their way once the request is counted.
+    fn in_flight(&self) -> u64 {
+        self.cleared + self.quarantined
+    }
+
     fn of(subject: &SubjectTally, registry: &Registry) -> Self {
         let by_reason = |verdict: Verdict| {
             EventOutcome::ALL
@@ -206,6 +223,8 @@ impl EventDelta {
         Self {
             name: subject.subject().name(registry).to_owned(),
             cleared: subject.verdicts(Verdict::Cleared),
+            // The gate has no verdict that sets an event aside.
+            quarantined: 0,
             dropped: by_reason(Verdict::Dropped),
             rejected: by_reason(Verdict::Rejected),
         }
@@ -230,12 +249,14 @@ mod tests {
                 EventDelta {
                     name: "a.b".to_owned(),
                     cleared: 5,
+                    quarantined: 3,
                     dropped: vec![],
                     rejected: vec![("time_out_of_range", 2)],
                 },
                 EventDelta {
                     name: "(undeclared)".to_owned(),
                     cleared: 0,
+                    quarantined: 0,
                     dropped: vec![("undeclared", 3)],
                     rejected: vec![],
                 },
@@ -262,10 +283,12 @@ mod tests {
         accounting.recovered(&rows(7));
         accounting.committed(&rows(12));
         assert!(balanced());
+        accounting.quarantined(&rows(3));
+        assert!(balanced());
         let counts = accounting.counts().events.remove("a.b").unwrap();
-        assert_eq!((counts.received, counts.committed, counts.in_flight), (28, 12, 0));
-        assert_eq!((counts.dropped, counts.rejected), (5, 11));
-        assert_eq!(counts.rejected_by["wal_full"], 5);
+        assert_eq!((counts.received, counts.committed, counts.quarantined), (37, 12, 3));
+        assert_eq!((counts.dropped, counts.rejected, counts.in_flight), (8, 14, 0));
+        assert_eq!(counts.rejected_by["wal_full"], 8);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod explain;
 pub mod serve;
 pub mod startup;
 pub mod status;
+mod tables;
 
 /// How a command prints its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

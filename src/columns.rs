@@ -1,12 +1,14 @@
 //! Cleared events to Arrow: fixed envelope columns, then one typed column per declared attribute.
 //!
-//! Owns: the column layout (names, types, order, docs), the encoding of a request's events as one [`Batch`], a batch's
-//! bytes in the WAL (an Arrow IPC stream), and fitting an older batch to a newer layout. Does not own: policy, nor
-//! Iceberg's field ids.
+//! Owns: the column layout (names, types, order, docs), the encoding of a request's events as one [`Batch`] for each table
+//! that they go to, and the bytes of all of them together in the WAL (a [`Bundle`] of Arrow IPC streams). Does not own:
+//! policy, which table an event goes to, nor Iceberg's field ids.
 
 mod batch;
+mod bundle;
 mod encode;
 mod inspect;
+mod outcomes;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use crate::registry::{AttributeColumn, ColumnType, Registry};
 
 pub use batch::{Batch, BatchError, EventCount};
+pub use bundle::{Bundle, BundleWriter, Section};
 pub use encode::{CELLS_MAX, EncodeError, Encoder};
+pub use outcomes::{AttributeFate, OutcomeCounts};
 
 /// UTC as Arrow and Parquet write it.
 const UTC: &str = "+00:00";
@@ -56,6 +60,7 @@ pub fn arrow_type(ty: ColumnType) -> DataType {
         ColumnType::Double => DataType::Float64,
         ColumnType::Boolean => DataType::Boolean,
         ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
+        ColumnType::Binary => DataType::Binary,
     }
 }
 
@@ -74,8 +79,8 @@ pub(crate) enum Envelope {
     Severity,
     TraceId,
     SpanId,
-    #[expect(dead_code, reason = "it keeps its place; nothing writes it before there are consent rules")]
     Consent,
+    ConsentBasis,
     PolicyVersion,
 }
 
@@ -83,7 +88,7 @@ pub(crate) enum Envelope {
 type Fixed = (&'static str, ColumnType, bool, bool, bool, &'static str);
 
 /// The envelope. Ids have no bounds: they are spread evenly, so that bounds would exclude nothing.
-const ENVELOPE: [Fixed; 13] = {
+const ENVELOPE: [Fixed; 14] = {
     use ColumnType::{String as Text, Timestamp as Time};
     [
         (
@@ -110,7 +115,15 @@ const ENVELOPE: [Fixed; 13] = {
             false,
             false,
             true,
-            "The consent under which it is kept; null where no consent rule applied.",
+            "The consent under which it is kept: granted, denied, unknown or not_required; null where no rule asks for one.",
+        ),
+        (
+            "consent_basis",
+            Text,
+            false,
+            false,
+            true,
+            "What decided on the consent; null where no rule asks for one.",
         ),
         ("policy_version", Text, true, false, true, "The privacy policy that cleared it."),
     ]

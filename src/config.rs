@@ -12,8 +12,11 @@ use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
 pub mod raw;
+pub mod tables;
 
 use raw::RawConfig;
+
+pub use tables::{RouteConfig, TableConfig};
 
 use crate::receive::decode::Rule;
 use crate::wal::OnDamage;
@@ -40,8 +43,10 @@ pub struct Config {
     pub privacy: PrivacyConfig,
     /// The write-ahead log.
     pub wal: WalConfig,
-    /// The table.
-    pub table: TableConfig,
+    /// The tables of events. The first is the primary, of section `table`; the others are of `[[tables]]`.
+    pub tables: Vec<TableConfig>,
+    /// Which events go where.
+    pub routes: Vec<RouteConfig>,
     /// Triggers of a flush.
     pub flush: FlushConfig,
     /// How long a stop may take before it is cut short.
@@ -103,15 +108,6 @@ pub struct WalConfig {
     pub segment_bytes: u64,
     /// What happens to acknowledged frames that cannot be read.
     pub on_damage: OnDamage,
-}
-
-/// Sections `table`, `catalog` and `storage`.
-#[derive(Debug, Clone)]
-pub struct TableConfig {
-    /// Location of the warehouse, a URL.
-    pub warehouse: String,
-    /// `namespace.table`.
-    pub name: String,
 }
 
 /// Section `flush`.

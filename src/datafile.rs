@@ -24,6 +24,7 @@ use object_store::path::Path;
 use parquet::errors::ParquetError;
 
 pub use writer::DataFileWriter;
+pub(crate) use writer::row_bytes;
 
 /// The column whose UTC day is the partition; also the second sort column.
 pub const TIME_COLUMN: &str = "event_time";

@@ -1,9 +1,17 @@
-//! The second half of the journey: durable rows -> data files -> one commit -> released WAL span.
+//! The second half of the journey: durable rows -> data files -> a commit to each table -> released WAL span.
 //!
-//! Owns: when to flush, how much one commit takes, and what to do when it fails. Does not own: how a file is written, how
-//! a commit is made sure of.
+//! A round reads the frames after the primary's position once and writes the files of every table. Then it commits: the
+//! tables that got rows first, the primary last and always, and only then the WAL's span is let go. Wherever a round is cut
+//! short, each table knows what it holds, so that the next round, or the next start, gives each table what it lacks.
+//!
+//! Owns: when to flush, how much one round takes, the order of its commits, and what to do when one fails. Does not own: how
+//! a file is written, how a commit is made sure of.
 
-use std::collections::BTreeMap;
+mod destination;
+mod round;
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +21,13 @@ use uuid::Uuid;
 
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids};
-use crate::columns::{Batch, BatchError};
-use crate::datafile::{DataFileError, DataFileWriter, WrittenFile};
-use crate::table::{Table, TableError, WalClaim};
-use crate::wal::{ControlError, FrameReader, Position, ReadError, Wal};
+use crate::columns::BatchError;
+use crate::datafile::DataFileError;
+use crate::table::TableError;
+use crate::wal::{ControlError, Position, ReadError, Wal};
+use round::{Part, Round};
+
+pub use destination::{Destination, Destinations, TableKind};
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -26,7 +37,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub struct FlushOptions {
     /// Age of the oldest durable, uncommitted request.
     pub max_age: Duration,
-    /// WAL bytes; also the most that one commit takes.
+    /// WAL bytes; also the most that one round takes.
     pub max_bytes: u64,
 }
 
@@ -46,6 +57,18 @@ pub enum FlushError {
         position: Position,
         /// What is wrong with it.
         source: BatchError,
+    },
+    /// The WAL holds rows for a table that the configuration does not name.
+    #[error(
+        "the WAL holds rows for the table `{table}` (frame {position} is the first), which the configuration does not \
+         name any more: put it back (`[[tables]]` with name = \"{table}\"; without `[[routes]]` it gets no new rows), start, \
+         and remove it once `esker status` shows no backlog"
+    )]
+    UnknownTable {
+        /// Its name.
+        table: String,
+        /// The first frame that is for it.
+        position: Position,
     },
     /// Rows could not be written as data files.
     #[error(transparent)]
@@ -87,22 +110,13 @@ impl FlushWatch {
     }
 }
 
-/// Files that are uploaded and wait for their commit.
-#[derive(Debug)]
-struct Pending {
-    files: Vec<WrittenFile>,
-    claim: WalClaim,
-    rows: BTreeMap<String, u64>,
-    oldest_micros: i64,
-}
-
 /// What the flusher brings together.
 #[derive(Debug)]
 pub struct Parts {
     /// Where durable rows are.
     pub wal: Arc<Wal>,
     /// Where they go.
-    pub table: Table,
+    pub destinations: Destinations,
     /// Where the move is counted.
     pub accounting: Arc<Accounting>,
     /// Time.
@@ -120,8 +134,8 @@ pub struct Parts {
 pub struct Flusher {
     parts: Parts,
     watch: FlushWatch,
-    committed: Position,
-    pending: Option<Pending>,
+    /// A round whose commits are not all confirmed.
+    pending: Option<Round>,
 }
 
 /// Who commits.
@@ -141,16 +155,26 @@ impl FlushError {
             Self::Files(error) => error.is_retryable(),
             Self::Table(error) => error.is_retryable(),
             Self::Log(error) => matches!(error, ControlError::Io { .. }),
-            Self::Read(_) | Self::Payload { .. } | Self::Interrupted(_) => false,
+            Self::Read(_) | Self::Payload { .. } | Self::UnknownTable { .. } | Self::Interrupted(_) => false,
         }
     }
 }
 
 impl Flusher {
-    /// A flusher that goes on after `committed`, the position that the table names.
+    /// A flusher that goes on where each table stands.
     #[must_use]
-    pub fn new(parts: Parts, committed: Position) -> Self {
-        Self { parts, watch: FlushWatch::default(), committed, pending: None }
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, watch: FlushWatch::default(), pending: None }
+    }
+
+    /// Counts the rows that the WAL holds and some table lacks. Called once, before anything is received.
+    ///
+    /// # Errors
+    /// Where the WAL cannot be read back, or holds rows for a table that is not among the destinations.
+    pub fn recover(&self) -> Result<(), FlushError> {
+        let rows = round::backlog(&self.parts.wal, &self.parts.destinations.standings())?;
+        self.parts.accounting.recovered(&rows);
+        Ok(())
     }
 
     /// What the flusher did so far.
@@ -187,7 +211,11 @@ impl Flusher {
     }
 
     fn is_empty(&self) -> bool {
-        self.pending.is_none() && self.parts.wal.durable() <= self.committed
+        self.pending.is_none() && self.parts.wal.durable() <= self.committed()
+    }
+
+    fn committed(&self) -> Position {
+        self.parts.destinations.committed()
     }
 
     /// Returns when a flush is due: by age, by bytes, or because the service stops.
@@ -196,11 +224,12 @@ impl Flusher {
             return;
         }
         let mut durable = self.parts.wal.durable_changes();
+        let committed = self.committed();
         let mut due: Option<Instant> = None;
         loop {
-            let waiting = *durable.borrow_and_update() > self.committed;
+            let waiting = *durable.borrow_and_update() > committed;
             if stop.is_cancelled()
-                || (waiting && self.parts.wal.waiting(self.committed).bytes >= self.parts.options.max_bytes)
+                || (waiting && self.parts.wal.waiting(committed).bytes >= self.parts.options.max_bytes)
             {
                 return;
             }
@@ -219,102 +248,91 @@ impl Flusher {
 
     /// Writes what is durable now (at most `max_bytes`) as data files, commits them, and releases their span.
     async fn flush(&mut self) -> Result<(), FlushError> {
-        let pending = match self.pending.take() {
-            Some(pending) => pending,
+        let mut round = match self.pending.take() {
+            Some(round) => round,
             None => match self.write_files().await? {
-                Some(pending) => pending,
+                Some(round) => round,
                 None => return Ok(()),
             },
         };
-        let summary = BTreeMap::from([(
-            "esker.rows-by-event".to_owned(),
-            serde_json::to_string(&pending.rows).unwrap_or_default(),
-        )]);
-        if let Err(error) = self.parts.table.append(&pending.files, &pending.claim, &summary).await {
-            // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again.
-            self.pending = Some(pending);
-            return Err(error.into());
+        while let Some(part) = round.parts.pop_front() {
+            if let Err(error) = self.commit(&part).await {
+                // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again. What
+                // other tables have confirmed is done.
+                round.parts.push_front(part);
+                self.pending = Some(round);
+                return Err(error);
+            }
         }
-        self.released(pending).await
+        self.release(&round).await
     }
 
-    /// The commit is confirmed: count its rows and let the WAL go.
-    async fn released(&mut self, pending: Pending) -> Result<(), FlushError> {
-        let now = self.parts.clock.now_micros();
-        let through = pending.claim.through;
-        self.parts.accounting.committed(&pending.rows);
-        self.committed = through;
-        match self.parts.wal.release(through).await {
-            Ok(_) => {}
-            // The span is in the table: what stays of it on disk is harmless, and the next release removes it.
-            Err(ControlError::Io { action, path, source }) => {
-                tracing::warn!(action, path = %path.display(), %source, "a committed WAL span could not be removed yet");
-            }
-            Err(error) => return Err(error.into()),
+    /// Adds a part to its table, and counts its rows.
+    async fn commit(&mut self, part: &Part) -> Result<(), FlushError> {
+        let destinations = &mut self.parts.destinations;
+        let (Some(table), Some(standing)) =
+            (destinations.table(part.place), destinations.standing(part.place))
+        else {
+            // A round is made for these very tables.
+            let (table, position) = (format!("#{}", part.place), part.claim.from);
+            return Err(FlushError::UnknownTable { table, position });
+        };
+        let (name, kind) = (Arc::clone(&standing.name), standing.kind);
+        table.append(&part.files, &part.claim, &part.summary).await?;
+        match kind {
+            TableKind::Events => self.parts.accounting.committed(&part.rows),
+            TableKind::Quarantine => self.parts.accounting.quarantined(&part.rows),
+            TableKind::Withdrawals => {}
         }
+        destinations.reached(part.place, part.claim.through);
+        let now = self.parts.clock.now_micros();
         self.watch.update(|report| {
             report.commits += 1;
             report.last_commit_micros = Some(now);
-            report.trouble = None;
         });
         tracing::info!(
-            rows = pending.rows.values().sum::<u64>(),
-            files = pending.files.len(),
-            through = through.0,
-            oldest_age_ms = (now - pending.oldest_micros) / 1000,
+            table = &*name,
+            rows = part.rows.values().sum::<u64>(),
+            files = part.files.len(),
+            through = part.claim.through.0,
             "committed"
         );
         Ok(())
     }
 
+    /// Every commit of the round is confirmed: the WAL may go.
+    async fn release(&mut self, round: &Round) -> Result<(), FlushError> {
+        match self.parts.wal.release(round.through).await {
+            Ok(_) => {}
+            // The span is in the tables: what stays of it on disk is harmless, and the next release removes it.
+            Err(ControlError::Io { action, path, source }) => {
+                tracing::warn!(action, path = %path.display(), %source, "a committed WAL span could not be removed yet");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.watch.update(|report| report.trouble = None);
+        let oldest_age_ms = (self.parts.clock.now_micros() - round.oldest_micros) / 1000;
+        tracing::debug!(through = round.through.0, oldest_age_ms, "released");
+        Ok(())
+    }
+
     /// Reads the durable frames back and writes them as data files. Sorting and encoding take their time, so this runs on
     /// a thread of its own and the listeners keep theirs.
-    async fn write_files(&self) -> Result<Option<Pending>, FlushError> {
+    async fn write_files(&self) -> Result<Option<Round>, FlushError> {
         let commit_id = self.parts.ids.next_id();
-        let target = self.parts.table.file_target(commit_id)?;
+        let tables = self.parts.destinations.tables();
+        let targets =
+            tables.iter().map(|table| table.file_target(commit_id)).collect::<Result<Vec<_>, _>>()?;
         // A new segment begins here, so that all that is read now can be removed once it is committed.
         let through = self.parts.wal.rotate().await?;
         let frames =
-            self.parts.wal.read(self.committed, through).with_bytes_max(self.parts.options.max_bytes);
-        let (writer, committed) = (self.parts.writer, self.committed);
+            self.parts.wal.read(self.committed(), through).with_bytes_max(self.parts.options.max_bytes);
+        let (writer, standings) = (self.parts.writer, self.parts.destinations.standings());
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
-            runtime.block_on(write_frames(frames, DataFileWriter::new(target), writer, committed, commit_id))
+            runtime.block_on(round::write(frames, targets, standings, writer, commit_id))
         })
         .await
         .map_err(FlushError::Interrupted)?
     }
-}
-
-async fn write_frames(
-    frames: FrameReader,
-    mut files: DataFileWriter,
-    writer: Writer,
-    committed: Position,
-    commit_id: Uuid,
-) -> Result<Option<Pending>, FlushError> {
-    let mut rows = BTreeMap::new();
-    let (mut through, mut oldest_micros) = (committed, i64::MAX);
-    for frame in frames {
-        let frame = frame?;
-        through = frame.position;
-        oldest_micros = oldest_micros.min(frame.received_micros);
-        let batch = Batch::from_ipc(frame.payload)
-            .map_err(|source| FlushError::Payload { position: frame.position, source })?;
-        for count in batch.event_counts() {
-            *rows.entry(count.name).or_default() += count.events;
-        }
-        files.push(batch.record_batch().clone()).await?;
-    }
-    if through == committed {
-        return Ok(None);
-    }
-    let claim = WalClaim {
-        writer_id: writer.id,
-        epoch: writer.epoch,
-        from: Position(committed.0 + 1),
-        through,
-        commit_id,
-    };
-    Ok(Some(Pending { files: files.finish().await?, claim, rows, oldest_micros }))
 }

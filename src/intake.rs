@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::accounting::{Accounting, Delta};
 use crate::clock::Clock;
-use crate::columns::{CELLS_MAX, EncodeError, Encoder};
-use crate::privacy::{Gate, Silent};
+use crate::columns::{Batch, BundleWriter, CELLS_MAX, EncodeError, Encoder, OutcomeCounts};
+use crate::privacy::{Cleared, Gate, Silent};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::reply::{Receipt, Refusal, Sink};
 use crate::wal::{AppendError, Claim, NewFrame, RetryWindow, Wal};
@@ -81,19 +81,28 @@ impl Parts {
         let received_micros = self.clock.now_micros();
         let raw = RawEvents::decode(request, &self.names)?;
         let cleared = self.gate.clear(&raw, received_micros, &mut Silent);
-        let payload = if cleared.events().is_empty() {
-            None
-        } else {
-            let batch = self.encoder.encode(&cleared, received_micros).map_err(refuse_unencoded)?;
-            let events = u32::try_from(batch.rows()).map_err(|_| unencoded())?;
-            Some((events, batch.to_ipc().map_err(|_| unencoded())?))
-        };
+        let batches = self.encoder.encode(&cleared, received_micros).map_err(refuse_unencoded)?;
+        let payload = if batches.is_empty() { None } else { Some(self.bundle(&cleared, &batches)?) };
         Ok(Prepared {
             digest: cleared.request_digest(),
             delta: Delta::of(cleared.tally(), self.gate.registry()),
             received_micros,
             payload,
         })
+    }
+
+    /// All rows of the request as one payload, so that one frame makes them durable in all tables or in none.
+    fn bundle(&self, cleared: &Cleared<'_>, batches: &[(u16, Batch)]) -> Result<(u32, Bytes), Refusal> {
+        let mut bundle = BundleWriter::for_batches(batches.iter().map(|(_, batch)| batch));
+        let mut events = 0;
+        for (table, batch) in batches {
+            let name = self.gate.tables().get(usize::from(*table)).ok_or_else(unencoded)?;
+            bundle.rows(name, batch).map_err(|_| unencoded())?;
+            events += batch.rows();
+        }
+        let outcomes = OutcomeCounts::of(cleared.tally(), self.gate.policy_version());
+        bundle.outcomes(&outcomes).map_err(|_| unencoded())?;
+        Ok((u32::try_from(events).map_err(|_| unencoded())?, bundle.finish()))
     }
 
     /// Makes the rows durable, once.

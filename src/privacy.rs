@@ -66,11 +66,13 @@ pub struct GateOptions {
     pub value_bytes_max: usize,
     /// The attribute in which a record states its own level.
     pub level_key: String,
+    /// The names of the tables that events go to; the first is the primary.
+    pub tables: Vec<String>,
 }
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { future_max: DAY, age_max: 400 * DAY, value_bytes_max: 64 * 1024, level_key: "event.privacy_level".to_owned() }
+        Self { future_max: DAY, age_max: 400 * DAY, value_bytes_max: 64 * 1024, level_key: "event.privacy_level".to_owned(), tables: vec!["product.events".to_owned()] }
     }
 }
 
@@ -116,6 +118,12 @@ impl Gate {
     #[must_use]
     pub fn policy_version(&self) -> &str {
         &self.version
+    }
+
+    /// The names of the tables that events go to; the first is the primary.
+    #[must_use]
+    pub fn tables(&self) -> &[String] {
+        &self.options.tables
     }
 
     /// The registry that the gate enforces.
@@ -261,6 +269,12 @@ pub struct ClearedEvent<'a> {
     pub trace_id: Option<&'a [u8]>,
     /// 8 bytes, not all zero.
     pub span_id: Option<&'a [u8]>,
+    /// Where it goes: a place in [`Gate::tables`]; 0 is the primary table.
+    pub table: u16,
+    /// `granted`, `denied`, `unknown` or `not_required`; None where no rule asks for consent.
+    pub consent: Option<&'static str>,
+    /// What decided on the consent: a place in the list that the encoder was given.
+    pub consent_basis: Option<u16>,
     /// The event's values, as a range of `Cleared::values`: (index into `Registry::columns`, value), each column once.
     pub values: std::ops::Range<u32>,
 }

@@ -170,6 +170,8 @@ pub enum ColumnType {
     Boolean,
     /// Microseconds since the Unix epoch, UTC.
     Timestamp,
+    /// Bytes that nobody interprets, such as a sealed payload. No attribute has this type.
+    Binary,
 }
 
 /// How an event's schema asks for an attribute.

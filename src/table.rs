@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::datatypes::{DataType, Schema};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ mod snapshot;
 mod storage;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use catalog::files::FilesCatalog;
 use catalog::{Catalog, CommitOutcome, Loaded};
@@ -40,6 +41,8 @@ pub struct TableOptions {
     pub warehouse: String,
     /// `namespace.table`.
     pub name: String,
+    /// How long its rows are to be kept, in days; recorded in the table.
+    pub retention_days: Option<u32>,
 }
 
 /// The table as `esker status` shows it.
@@ -65,6 +68,8 @@ pub struct TableStatus {
     pub rows: u64,
     /// Their size.
     pub bytes: u64,
+    /// How long rows are to be kept, as the table records it.
+    pub retention: Option<String>,
 }
 
 /// An open table.
@@ -93,23 +98,27 @@ impl Table {
         let warehouse = Warehouse::open(&options.warehouse)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await?;
-        Self::set_up(Arc::new(catalog), warehouse, &options.name, columns, clock, ids).await
+        Self::set_up(Arc::new(catalog), warehouse, options, columns, clock, ids).await
     }
 
     async fn set_up(
         catalog: Arc<dyn Catalog>,
         warehouse: Warehouse,
-        name: &str,
+        options: &TableOptions,
         columns: &[TableColumn],
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Result<Self, TableError> {
         for _ in 0..SET_UP_ATTEMPTS_MAX {
             let outcome = match catalog.load().await? {
-                None => catalog.create(schema::new_table(catalog.table_location(), name, columns)?).await?,
+                None => {
+                    let metadata = schema::new_table(catalog.table_location(), &options.name, columns)?;
+                    catalog.create(metadata).await?
+                }
                 Some(loaded) => {
                     schema::check_ours(&loaded, columns)?;
-                    match schema::evolution(&loaded, columns)? {
+                    let retention = || schema::retention_change(&loaded, options.retention_days);
+                    match schema::evolution(&loaded, columns)?.or_else(retention) {
                         Some(change) => catalog.commit(&loaded, &change.requirements, change.updates).await?,
                         None => {
                             let columns = columns.to_vec();
@@ -170,6 +179,7 @@ impl Table {
                 })
             })
             .collect();
+        let arrow = with_small_offsets(&arrow);
         let location = format!("{}/data", metadata.location());
         let relative = location.strip_prefix(self.warehouse.location()).unwrap_or(&location);
         Ok(FileTarget {
@@ -200,6 +210,15 @@ impl Table {
     fn loaded(&self) -> Loaded {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The schema as batches have it: the crate gives binary columns 64-bit offsets, which no batch needs.
+fn with_small_offsets(schema: &Schema) -> Schema {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::LargeBinary => Arc::new(field.as_ref().clone().with_data_type(DataType::Binary)),
+        _ => Arc::clone(field),
+    });
+    Schema::new(fields.collect::<Vec<_>>())
 }
 
 /// A table's metadata, for looking at.
@@ -233,6 +252,7 @@ impl Peek {
             data_files: total("total-data-files"),
             rows: total("total-records"),
             bytes: total("total-files-size"),
+            retention: metadata.properties().get(schema::RETENTION).cloned(),
         }
     }
 }

@@ -1,9 +1,8 @@
 //! `esker serve`: start-up order, the ready line, and shutdown order.
 //!
-//! Owns: both orders. Start: registry, lock, key, table, WAL, listeners. Stop: listeners, requests in flight, WAL, last
+//! Owns: both orders. Start: registry, lock, key, tables, WAL, listeners. Stop: listeners, requests in flight, WAL, last
 //! flush, under one grace period. Does not own: what any part does.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminState};
 use super::status::RunFile;
-use super::{AppError, print, startup};
+use super::{AppError, print, startup, tables};
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
-use crate::columns::{Batch, Encoder, Layout};
+use crate::columns::{Encoder, Layout};
 use crate::config::Config;
 use crate::flush::{self, FlushError, FlushOptions, FlushWatch, Flusher, Writer};
 use crate::intake::{Intake, Parts};
@@ -30,7 +29,6 @@ use crate::receive::decode::NameFallback;
 use crate::receive::stats::ReceiveStats;
 use crate::receive::{grpc, http};
 use crate::registry::Registry;
-use crate::table::Table;
 use crate::telemetry;
 use crate::wal::{self, DamageKind, Position, Recovery, RetryLimits, RetryWindow, Wal, WalFiles, WalOptions};
 
@@ -123,28 +121,31 @@ impl Service {
         let identity = files.identity();
         let gate = Gate::new(Arc::clone(&registry), &key, startup::gate_options(config));
         let policy_version: Arc<str> = gate.policy_version().into();
-        let table = open_table(config, &layout, &clock, &ids).await?;
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
-        let committed = table.writer_position(writer.id).map_or(Position(0), |(_, position)| position);
+        let destinations = tables::open(config, layout.columns(), &clock, &ids, writer.id).await?;
         let sockets = Sockets::bind(config).await?;
-        let (wal, recovery) =
-            Wal::open(files, committed, wal_options(config)).map_err(anyhow::Error::from)?;
+        let (wal, recovery) = Wal::open(
+            files.witnessed(destinations.furthest()),
+            destinations.committed(),
+            wal_options(config),
+        )
+        .map_err(anyhow::Error::from)?;
         log_recovery(&recovery);
         let wal = Arc::new(wal);
         let accounting = Arc::new(Accounting::new());
-        recover_counts(&wal, committed, &accounting)?;
         let window = RetryWindow::new(RetryLimits::default(), &recovery.digests);
         let options = FlushOptions { max_age: config.flush.max_age, max_bytes: config.flush.max_bytes };
         let flush = flush::Parts {
             wal: Arc::clone(&wal),
-            table,
+            destinations,
             accounting: Arc::clone(&accounting),
             clock: Arc::clone(&clock),
             ids,
             options,
             writer,
         };
-        let flusher = Flusher::new(flush, committed);
+        let flusher = Flusher::new(flush);
+        flusher.recover().map_err(anyhow::Error::from)?;
         let encoder = Encoder::new(&layout, &registry, &policy_version);
         let names = NameFallback::new(config.receive.names.clone());
         let parts = Parts {
@@ -328,16 +329,6 @@ async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-async fn open_table(
-    config: &Config,
-    layout: &Layout,
-    clock: &Arc<dyn Clock>,
-    ids: &Arc<dyn Ids>,
-) -> anyhow::Result<Table> {
-    let options = startup::table_options(config);
-    Ok(Table::open_or_create(&options, layout.columns(), Arc::clone(clock), Arc::clone(ids)).await?)
-}
-
 fn wal_options(config: &Config) -> WalOptions {
     WalOptions {
         bytes_max: config.wal.bytes_max,
@@ -379,21 +370,6 @@ fn log_recovery(recovery: &Recovery) {
         let frames_lost = place.frames_lost();
         tracing::warn!(%file, offset = place.offset, bytes = place.bytes, copy, frames_lost, "{what}");
     }
-}
-
-/// Counts the rows that were durable before this start, by event name.
-fn recover_counts(wal: &Wal, committed: Position, accounting: &Accounting) -> anyhow::Result<()> {
-    let mut rows = BTreeMap::new();
-    for frame in wal.read(committed, Position(u64::MAX)) {
-        let frame = frame?;
-        let batch = Batch::from_ipc(frame.payload)
-            .with_context(|| format!("the WAL's frame {} holds no readable rows", frame.position))?;
-        for count in batch.event_counts() {
-            *rows.entry(count.name).or_default() += count.events;
-        }
-    }
-    accounting.recovered(&rows);
-    Ok(())
 }
 
 /// Leaves the counts on disk after each commit, for `esker status` once this process is gone.

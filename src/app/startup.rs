@@ -1,4 +1,4 @@
-//! What several commands open the same way: the key, the table's settings, the policy.
+//! What several commands open the same way: the key, the policy.
 //!
 //! Owns: mapping the configuration's sections to each stage's options. Does not own: those options' meaning.
 
@@ -9,20 +9,15 @@ use anyhow::Context;
 use crate::config::{Config, SecretReference};
 use crate::privacy::GateOptions;
 use crate::secret::{self, MasterKey};
-use crate::table::TableOptions;
 
 /// The gate's options.
 pub(super) fn gate_options(config: &Config) -> GateOptions {
     GateOptions {
         future_max: config.privacy.future_max,
         age_max: config.privacy.age_max,
+        tables: config.tables.iter().map(|table| table.name.clone()).collect(),
         ..GateOptions::default()
     }
-}
-
-/// Which table.
-pub(super) fn table_options(config: &Config) -> TableOptions {
-    TableOptions { warehouse: config.table.warehouse.clone(), name: config.table.name.clone() }
 }
 
 /// Reads the master key. A `fresh` data directory gets one; another must have its own, since without it the pseudonyms

@@ -1,4 +1,4 @@
-//! `esker status`: the table, the WAL's backlog, and where every event is.
+//! `esker status`: the tables, the WAL's backlog, and where every event is.
 //!
 //! Owns: gathering it, from the running process where there is one, else from what it left. Does not own: the numbers.
 
@@ -12,10 +12,11 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::admin::{LiveStatus, rfc3339};
-use super::{AppError, Format, block_on, print, startup};
+use super::tables::{self, NamedStatus};
+use super::{AppError, Format, block_on, print};
 use crate::accounting::Counts;
 use crate::config::Config;
-use crate::table::{Table, TableStatus};
+use crate::table::{Peek, TableStatus};
 use crate::wal::{self, LogInspection, Position, WalStatus};
 
 /// The counts of the last run, in the data directory.
@@ -73,8 +74,10 @@ impl From<LogInspection> for LogStatus {
 
 #[derive(Debug, Serialize)]
 struct Status {
-    /// None where no table exists yet.
+    /// The primary; None where it does not exist yet.
     table: Option<TableStatus>,
+    /// All tables, the primary first.
+    tables: Vec<NamedStatus>,
     wal: LogStatus,
     /// The running process's view; None where none answers.
     live: Option<LiveStatus>,
@@ -99,13 +102,14 @@ pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
 }
 
 async fn gather(config: &Config) -> anyhow::Result<Status> {
-    let table = Table::peek(&startup::table_options(config)).await?;
+    let found = tables::peek(config).await?;
+    let primary = found.first().and_then(|(_, table)| table.as_ref());
     let live = live(&config.data_dir).await;
     let wal = match &live {
         Some(live) => live.wal.clone(),
         None => {
             let writer = wal::inspect(&config.data_dir, Position(0))?.writer;
-            let committed = match (&table, writer) {
+            let committed = match (primary, writer) {
                 (Some(table), Some(writer)) => table.writer_position(writer.writer_id),
                 _ => None,
             };
@@ -119,7 +123,13 @@ async fn gather(config: &Config) -> anyhow::Result<Status> {
             None => (Counts::default(), "none"),
         },
     };
-    Ok(Status { table: table.map(|table| table.status()), wal, live, counts, counts_of })
+    let status = |(name, table): (String, Option<Peek>)| {
+        let status = table.map(|table| table.status());
+        NamedStatus { name, status }
+    };
+    let table = primary.map(Peek::status);
+    let tables = found.into_iter().map(status).collect();
+    Ok(Status { table, tables, wal, live, counts, counts_of })
 }
 
 /// Asks the process that serves from this data directory, if one answers.
@@ -157,26 +167,10 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 fn text(status: &Status) -> String {
     let mut text = String::new();
-    // Writing to a String cannot fail.
-    match &status.table {
-        Some(table) => {
-            writeln!(text, "Table      {}", table.location).ok();
-            writeln!(
-                text,
-                "           {} rows in {} files ({}), {} snapshots, metadata version {}, {} columns",
-                table.rows,
-                table.data_files,
-                ByteSize(table.bytes),
-                table.snapshots,
-                table.metadata_version,
-                table.columns
-            )
-            .ok();
-        }
-        None => {
-            writeln!(text, "Table      none yet; `esker serve` creates it").ok();
-        }
+    for table in &status.tables {
+        table_text(&mut text, table);
     }
+    // Writing to a String cannot fail.
     writeln!(
         text,
         "WAL        {} in {} files; backlog {} requests ({})",
@@ -201,6 +195,26 @@ fn text(status: &Status) -> String {
     writeln!(text, "\nEvents ({})", status.counts_of).ok();
     events(&mut text, &status.counts);
     text
+}
+
+fn table_text(text: &mut String, table: &NamedStatus) {
+    let Some(status) = &table.status else {
+        writeln!(text, "Table      {}: none yet; `esker serve` creates it", table.name).ok();
+        return;
+    };
+    writeln!(text, "Table      {}: {}", table.name, status.location).ok();
+    writeln!(
+        text,
+        "           {} rows in {} files ({}), {} snapshots, metadata version {}, {} columns{}",
+        status.rows,
+        status.data_files,
+        ByteSize(status.bytes),
+        status.snapshots,
+        status.metadata_version,
+        status.columns,
+        status.retention.as_ref().map_or_else(String::new, |text| format!(", retention {text}")),
+    )
+    .ok();
 }
 
 fn events(text: &mut String, counts: &Counts) {

@@ -19,6 +19,19 @@ use super::inspect::inspect;
 use super::{ENVELOPE, Envelope, arrow_type};
 use crate::registry::ColumnType;
 
+/// What every table has, whatever else its layout: by these it is partitioned and sorted.
+const SHARED: [Envelope; 2] = [Envelope::EventName, Envelope::EventTime];
+
+/// The types that a column can have.
+const TYPES: [ColumnType; 6] = [
+    ColumnType::String,
+    ColumnType::Long,
+    ColumnType::Double,
+    ColumnType::Boolean,
+    ColumnType::Timestamp,
+    ColumnType::Binary,
+];
+
 /// What every buffer of a batch begins at: a multiple of this. Eight suits every column type; Arrow's default of 64 adds
 /// some 100 bytes for each column of each request.
 pub(super) const ALIGNMENT: usize = 8;
@@ -32,6 +45,9 @@ pub enum BatchError {
     /// Arrow could not write the batch.
     #[error("cannot write a batch of events; this is a defect of Esker, please report it")]
     Write(#[source] ArrowError),
+    /// There are more sections, or more bytes in one, than a bundle holds.
+    #[error("a request feeds more tables, or one table with more bytes, than a bundle can hold")]
+    Unbundled,
     /// The bytes are not a batch of events.
     #[error(
         "the bytes are not a batch of events ({problem}); they were damaged or written by another program"
@@ -51,7 +67,7 @@ pub struct EventCount {
     pub events: u64,
 }
 
-/// One request's stored events. Holds only the columns that have a value in it.
+/// One request's rows for one table. Holds only the columns that have a value in it.
 #[derive(Clone)]
 pub struct Batch {
     rows: RecordBatch,
@@ -65,6 +81,7 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Batch {
+    /// Rows of any table's layout, from an encoder.
     pub(super) fn new(rows: RecordBatch) -> Self {
         Self { rows }
     }
@@ -102,18 +119,26 @@ impl Batch {
         counts.into_iter().map(|(name, events)| EventCount { name: name.to_owned(), events }).collect()
     }
 
-    /// The batch as an Arrow IPC stream.
-    pub fn to_ipc(&self) -> Result<Bytes, BatchError> {
+    /// About how long the batch's stream becomes.
+    pub(super) fn ipc_bytes_expected(&self) -> usize {
+        self.rows.columns().iter().map(|column| column.get_buffer_memory_size()).sum::<usize>()
+            + self.rows.num_columns() * HEADER_BYTES_EXPECTED
+    }
+
+    /// Appends the batch to `bytes` as an Arrow IPC stream.
+    pub(super) fn write_ipc(&self, bytes: Vec<u8>) -> Result<Vec<u8>, BatchError> {
         let options =
             IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5).map_err(BatchError::Write)?;
-        let expected =
-            self.rows.columns().iter().map(|column| column.get_buffer_memory_size()).sum::<usize>()
-                + self.rows.num_columns() * HEADER_BYTES_EXPECTED;
-        let mut writer =
-            StreamWriter::try_new_with_options(Vec::with_capacity(expected), &self.rows.schema(), options)
-                .map_err(BatchError::Write)?;
+        let mut writer = StreamWriter::try_new_with_options(bytes, &self.rows.schema(), options)
+            .map_err(BatchError::Write)?;
         writer.write(&self.rows).map_err(BatchError::Write)?;
-        writer.into_inner().map(Bytes::from).map_err(BatchError::Write)
+        writer.into_inner().map_err(BatchError::Write)
+    }
+
+    /// The batch as an Arrow IPC stream.
+    #[cfg(test)]
+    pub(crate) fn to_ipc(&self) -> Result<Bytes, BatchError> {
+        self.write_ipc(Vec::new()).map(Bytes::from)
     }
 
     /// Reads a batch back. Its columns share the memory of `bytes` where that is aligned. Nothing is trusted: text,
@@ -136,28 +161,27 @@ impl Batch {
     }
 }
 
-/// Checks that the columns are such as `encode` makes: the envelope with its types, then nullable columns of known types,
-/// each name once.
+/// Checks what all layouts share: the columns of [`SHARED`], known types, each name once. A layout's own columns are
+/// matched with the table when a data file is written.
 fn check_columns(rows: &RecordBatch) -> Result<(), BatchError> {
     let malformed = |problem| BatchError::Malformed { problem };
-    let fields = rows.schema_ref().fields();
-    for &(name, ty, required, ..) in &ENVELOPE {
+    for place in SHARED {
+        let Some(&(name, ty, ..)) = ENVELOPE.get(place as usize) else { continue };
         match rows.column_by_name(name) {
             Some(column) if *column.data_type() != arrow_type(ty) => {
-                return Err(malformed("an envelope column has another type"));
+                return Err(malformed("a column that every table has is of another type"));
             }
-            Some(column) if required && column.null_count() > 0 => {
-                return Err(malformed("an envelope column has nulls"));
+            Some(column) if column.null_count() > 0 => {
+                return Err(malformed("a column that every table has holds nulls"));
             }
-            None if required => return Err(malformed("an envelope column is missing")),
-            _ => {}
+            Some(_) => {}
+            None => return Err(malformed("a column that every table has is missing")),
         }
     }
-    let types =
-        [ColumnType::String, ColumnType::Long, ColumnType::Double, ColumnType::Boolean].map(arrow_type);
-    let is_fixed = |name: &str| ENVELOPE.iter().any(|fixed| fixed.0 == name);
-    if fields.iter().any(|field| !is_fixed(field.name()) && !types.contains(field.data_type())) {
-        return Err(malformed("a column has a type that no attribute has"));
+    let fields = rows.schema_ref().fields();
+    let types = TYPES.map(arrow_type);
+    if fields.iter().any(|field| !types.contains(field.data_type())) {
+        return Err(malformed("a column has a type that no column has"));
     }
     let mut names: Vec<_> = fields.iter().map(|field| field.name().as_str()).collect();
     names.sort_unstable();

@@ -1,15 +1,16 @@
-//! The encoding of a request's cleared events as one batch.
+//! The encoding of a request's cleared events, as one batch for each table that they go to.
 //!
 //! Owns: column builders that exist only where a value came, and are padded with nulls only when the next one comes. Does
-//! not own: the layout, nor the batch's bytes.
+//! not own: the layout, the batches' bytes, nor which table an event goes to.
 //!
 //! Arrow is dense: one value in a column costs a slot in every row. A hostile request could make a column of each
-//! attribute with one value each among a great many rows, so the number of cells of a batch is bounded.
+//! attribute with one value each among a great many rows, so the number of cells of a request is bounded.
 
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, BinaryBuilder, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{FieldRef, Schema};
 use arrow::error::ArrowError;
@@ -19,7 +20,7 @@ use super::{Batch, ENVELOPE, Envelope, Layout, UTC};
 use crate::privacy::{Cleared, ClearedEvent, ClearedValue};
 use crate::registry::{Category, ColumnType, Registry};
 
-/// Most cells (rows times columns that hold a value) of one batch: about 64 MiB of empty ones. An ordinary request of
+/// Most cells (rows times columns that hold a value) of one request: about 64 MiB of empty ones. An ordinary request of
 /// 512 events has some 13,000; ordinary events of 25 columns reach the limit at 167,000 in one request.
 pub const CELLS_MAX: usize = 4 * 1024 * 1024;
 
@@ -28,6 +29,9 @@ const COLUMN_BYTES_MAX: usize = i32::MAX as usize;
 
 /// Text is expected to be about this long; a wrong guess costs a reallocation or some unused memory.
 const TEXT_BYTES_EXPECTED: usize = 16;
+
+/// Most tables that one request feeds; more than a configuration may name.
+const TABLES_MAX: usize = 64;
 
 /// Why events could not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,12 @@ pub enum EncodeError {
     /// Too much text in one column.
     #[error("one column holds more than {COLUMN_BYTES_MAX} bytes of text; send fewer events in a request")]
     TooMuchText,
+    /// Events go to more tables than there can be.
+    #[error("events go to {tables} tables; this is a defect of Esker, please report it")]
+    TooManyTables {
+        /// How many.
+        tables: usize,
+    },
     /// A value is not of its column's type: the gate and the encoder were made from different registries.
     #[error(
         "column `{column}` was given a value of another type; this is a defect of Esker, please report it"
@@ -65,6 +75,7 @@ pub struct Encoder {
     types: Vec<ColumnType>,
     events: Vec<(String, &'static str)>,
     policy_version: String,
+    consent_bases: Vec<String>,
 }
 
 impl Encoder {
@@ -81,21 +92,54 @@ impl Encoder {
             types: layout.columns().iter().map(|column| column.ty).collect(),
             events: registry.events().iter().map(|e| (e.name.clone(), category(e.category))).collect(),
             policy_version: policy_version.to_owned(),
+            consent_bases: Vec::new(),
         }
     }
 
-    /// Encodes all events of a request, received at `received_micros` (microseconds since the Unix epoch).
-    pub fn encode(&self, cleared: &Cleared<'_>, received_micros: i64) -> Result<Batch, EncodeError> {
-        let mut columns = Columns::new(self, cleared.events().len());
-        for (row, event) in cleared.events().iter().enumerate() {
-            self.push_envelope(&mut columns, row, event)?;
+    /// The same encoder with the texts to which [`ClearedEvent::consent_basis`] points.
+    #[must_use]
+    pub fn with_consent_bases(self, consent_bases: Vec<String>) -> Self {
+        Self { consent_bases, ..self }
+    }
+
+    /// Encodes all events of a request, received at `received_micros` (microseconds since the Unix epoch): for each table
+    /// that has some, its place in [`Gate::tables`](crate::privacy::Gate::tables) and its rows.
+    pub fn encode(
+        &self,
+        cleared: &Cleared<'_>,
+        received_micros: i64,
+    ) -> Result<Vec<(u16, Batch)>, EncodeError> {
+        let events = cleared.events();
+        let mut tables = Vec::with_capacity(1);
+        for (table, rows) in rows_by_table(events)? {
+            tables.push((table, Columns::new(self, rows, events.len())));
+        }
+        // Most requests feed one table, and most others in long stretches: the last one is mostly the next.
+        let mut at = 0;
+        for event in events {
+            if tables.get(at).is_none_or(|(table, _)| *table != event.table) {
+                at = tables.iter().position(|(table, _)| *table == event.table).unwrap_or(usize::MAX);
+            }
+            let Some((_, columns)) = tables.get_mut(at) else {
+                // Each event's table was counted just now.
+                return Err(EncodeError::TooManyTables { tables: usize::from(event.table) });
+            };
+            let row = columns.next_row();
+            self.push_envelope(columns, row, event)?;
             for (column, value) in cleared.values(event) {
                 columns.push(ENVELOPE.len() + *column as usize, row, value, &cleared.made)?;
             }
         }
-        columns.fill(Envelope::PolicyVersion, &self.policy_version)?;
-        columns.fill_time(Envelope::ReceivedTime, received_micros)?;
-        columns.finish()
+        let finish = |(table, mut columns): (u16, Columns<'_>)| {
+            columns.fill(Envelope::PolicyVersion, &self.policy_version)?;
+            columns.fill_time(Envelope::ReceivedTime, received_micros)?;
+            Ok((table, columns.finish()?))
+        };
+        tables.into_iter().map(finish).collect()
+    }
+
+    fn consent_basis(&self, event: &ClearedEvent<'_>) -> Option<&str> {
+        self.consent_bases.get(usize::from(event.consent_basis?)).map(String::as_str)
     }
 
     fn push_envelope(
@@ -117,6 +161,8 @@ impl Encoder {
             (Envelope::ServiceVersion, event.service_version),
             (Envelope::ScopeName, event.scope_name),
             (Envelope::Severity, event.severity),
+            (Envelope::Consent, event.consent),
+            (Envelope::ConsentBasis, self.consent_basis(event)),
         ];
         for (column, text) in optional {
             if let Some(text) = text {
@@ -132,10 +178,33 @@ impl Encoder {
     }
 }
 
+/// How many events go to each table, in the order in which the request first shows each. It looks at the events and at no
+/// value: a builder that knows its number of rows grows no buffer.
+fn rows_by_table(events: &[ClearedEvent<'_>]) -> Result<Vec<(u16, usize)>, EncodeError> {
+    let mut counts: Vec<(u16, usize)> = Vec::with_capacity(1);
+    let mut at = 0;
+    for event in events {
+        if counts.get(at).is_none_or(|(table, _)| *table != event.table) {
+            at = counts.iter().position(|(table, _)| *table == event.table).unwrap_or(counts.len());
+        }
+        match counts.get_mut(at) {
+            Some((_, rows)) => *rows += 1,
+            None => counts.push((event.table, 1)),
+        }
+    }
+    let tables = counts.len();
+    if tables <= TABLES_MAX { Ok(counts) } else { Err(EncodeError::TooManyTables { tables }) }
+}
+
 /// The columns of one batch, while it is encoded.
 struct Columns<'e> {
     encoder: &'e Encoder,
     rows: usize,
+    /// The rows of all batches of the request: a column costs at most a cell for each, so that the limit holds for all
+    /// batches together.
+    request_rows: usize,
+    /// Rows that were begun.
+    begun: usize,
     /// How many columns hold a value.
     used: usize,
     builders: Vec<Option<Column>>,
@@ -153,12 +222,19 @@ enum Builder {
     Double(Float64Builder),
     Boolean(BooleanBuilder),
     Timestamp(TimestampMicrosecondBuilder),
+    Binary(BinaryBuilder),
 }
 
 impl<'e> Columns<'e> {
-    fn new(encoder: &'e Encoder, rows: usize) -> Self {
+    fn new(encoder: &'e Encoder, rows: usize, request_rows: usize) -> Self {
         let builders = std::iter::repeat_with(|| None).take(encoder.types.len()).collect();
-        Self { encoder, rows, used: 0, builders }
+        Self { encoder, rows, request_rows, begun: 0, used: 0, builders }
+    }
+
+    /// Begins a row; tells its number.
+    fn next_row(&mut self) -> usize {
+        self.begun += 1;
+        self.begun - 1
     }
 
     fn text(&mut self, column: Envelope, row: usize, text: &str) -> Result<(), EncodeError> {
@@ -188,9 +264,6 @@ impl<'e> Columns<'e> {
     /// Sets every cell of a text column to the same text.
     fn fill(&mut self, column: Envelope, text: &str) -> Result<(), EncodeError> {
         let rows = self.rows;
-        if rows == 0 {
-            return Ok(());
-        }
         if text.len().saturating_mul(rows) > COLUMN_BYTES_MAX {
             return Err(EncodeError::TooMuchText);
         }
@@ -205,9 +278,6 @@ impl<'e> Columns<'e> {
     /// Sets every cell of a timestamp column to the same time.
     fn fill_time(&mut self, column: Envelope, micros: i64) -> Result<(), EncodeError> {
         let rows = self.rows;
-        if rows == 0 {
-            return Ok(());
-        }
         let column = self.column(column as usize)?;
         column.length = rows;
         if let Builder::Timestamp(builder) = &mut column.builder {
@@ -231,8 +301,8 @@ impl<'e> Columns<'e> {
     #[cold]
     fn begin(&mut self, place: usize) -> Result<(), EncodeError> {
         self.used += 1;
-        if self.used.saturating_mul(self.rows) > CELLS_MAX {
-            return Err(EncodeError::TooManyCells { rows: self.rows, columns: self.used });
+        if self.used.saturating_mul(self.request_rows) > CELLS_MAX {
+            return Err(EncodeError::TooManyCells { rows: self.request_rows, columns: self.used });
         }
         let Some(ty) = self.encoder.types.get(place) else { return Err(self.wrong_type(place)) };
         let builder = Builder::new(*ty, self.rows);
@@ -256,7 +326,7 @@ impl<'e> Columns<'e> {
             let column = match column {
                 Some(column) => column,
                 None if field.is_nullable() => continue,
-                // Without rows, a required column is there and empty; with rows, Arrow refuses nulls in it.
+                // Arrow refuses the nulls of a required column that got no value.
                 None => Column { length: 0, builder: Builder::new(*ty, rows) },
             };
             fields.push(Arc::clone(field));
@@ -278,6 +348,7 @@ impl Column {
             Builder::Double(mut builder) => Arc::new(builder.finish()),
             Builder::Boolean(mut builder) => Arc::new(builder.finish()),
             Builder::Timestamp(mut builder) => Arc::new(builder.finish()),
+            Builder::Binary(mut builder) => Arc::new(builder.finish()),
         }
     }
 }
@@ -300,6 +371,8 @@ impl Builder {
             ColumnType::Timestamp => {
                 Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone(UTC))
             }
+            // No cleared value is bytes, so a column of such stays empty here.
+            ColumnType::Binary => Self::Binary(BinaryBuilder::with_capacity(rows, 0)),
         }
     }
 
@@ -330,6 +403,7 @@ impl Builder {
             Self::Double(builder) => builder.append_nulls(count),
             Self::Boolean(builder) => builder.append_nulls(count),
             Self::Timestamp(builder) => builder.append_nulls(count),
+            Self::Binary(builder) => builder.append_nulls(count),
         }
     }
 }

@@ -18,7 +18,7 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 /// The number of bytes that each kind of column needs for `rows` rows, by buffer: its values, or its offsets.
 #[derive(Clone, Copy)]
 enum Kind {
-    Text,
+    Bytes,
     Wide,
     Bits,
 }
@@ -73,7 +73,7 @@ fn kind(field: &Field<'_>) -> Option<Kind> {
         return None;
     }
     match field.type_type() {
-        Type::Utf8 => Some(Kind::Text),
+        Type::Utf8 | Type::Binary => Some(Kind::Bytes),
         Type::Bool => Some(Kind::Bits),
         Type::Int => {
             field.type_as_int().filter(|int| int.bitWidth() == 64 && int.is_signed()).map(|_| Kind::Wide)
@@ -122,15 +122,15 @@ fn size_within(buffer: &ipc::Buffer, body: usize) -> Option<usize> {
 fn check_column<'s>(kind: Kind, node: &FieldNode, rows: usize, sizes: &'s [usize]) -> Option<&'s [usize]> {
     let nulls = usize::try_from(node.null_count()).ok()?;
     let (validity, values, behind) = match (kind, sizes) {
-        (Kind::Text, [validity, offsets, _text, behind @ ..]) => (*validity, *offsets, behind),
+        (Kind::Bytes, [validity, offsets, _values, behind @ ..]) => (*validity, *offsets, behind),
         (Kind::Wide | Kind::Bits, [validity, values, behind @ ..]) => (*validity, *values, behind),
         _ => return None,
     };
     let bitmap = rows.div_ceil(8);
     let (needed, unit) = match kind {
         // Arrow allows no offsets at all for no rows.
-        Kind::Text if rows == 0 => (0, 4),
-        Kind::Text => (rows.checked_add(1)?.checked_mul(4)?, 4),
+        Kind::Bytes if rows == 0 => (0, 4),
+        Kind::Bytes => (rows.checked_add(1)?.checked_mul(4)?, 4),
         Kind::Wide => (rows.checked_mul(8)?, 8),
         Kind::Bits => (bitmap, 1),
     };

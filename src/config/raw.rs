@@ -10,9 +10,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
-use super::{
-    Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, TableConfig, WalConfig,
-};
+use super::tables::{self, RawOtherTable, RawRoute, RawTable};
+use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
 use crate::receive::decode::{Rule, Source};
 use crate::wal::OnDamage;
 
@@ -29,6 +28,8 @@ pub(super) struct RawConfig {
     privacy: RawPrivacy,
     wal: RawWal,
     table: RawTable,
+    tables: Vec<RawOtherTable>,
+    routes: Vec<RawRoute>,
     catalog: RawCatalog,
     storage: BTreeMap<String, String>,
     flush: RawFlush,
@@ -92,13 +93,6 @@ enum RawOnDamage {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawTable {
-    warehouse: Option<String>,
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct RawCatalog {
     r#type: CatalogType,
 }
@@ -139,6 +133,8 @@ impl Default for RawConfig {
             privacy: RawPrivacy::default(),
             wal: RawWal::default(),
             table: RawTable::default(),
+            tables: Vec::new(),
+            routes: Vec::new(),
             catalog: RawCatalog::default(),
             storage: BTreeMap::new(),
             flush: RawFlush::default(),
@@ -186,12 +182,6 @@ impl Default for RawWal {
     }
 }
 
-impl Default for RawTable {
-    fn default() -> Self {
-        Self { warehouse: None, name: "product.events".to_owned() }
-    }
-}
-
 impl Default for RawCatalog {
     fn default() -> Self {
         Self { r#type: CatalogType::Files }
@@ -232,10 +222,9 @@ impl RawConfig {
             None => SecretReference::File(self.data_dir.join("esker.key")),
             Some(text) => secret_reference("privacy.key", text)?,
         };
-        let warehouse = match self.table.warehouse {
-            None => format!("file://{}/warehouse", self.data_dir.display()),
-            Some(url) => warehouse(url)?,
-        };
+        let beside_the_log = || format!("file://{}/warehouse", self.data_dir.display());
+        let tables = tables::tables(self.table, self.tables, beside_the_log)?;
+        let routes = tables::routes(self.routes, &tables)?;
         Ok(Config {
             receive: self.receive.validate()?,
             privacy: PrivacyConfig {
@@ -244,7 +233,8 @@ impl RawConfig {
                 age_max: at_least("privacy.age_max", self.privacy.age_max, Duration::from_secs(3600))?,
             },
             wal: self.wal.validate()?,
-            table: TableConfig { warehouse, name: table_name(self.table.name)? },
+            tables,
+            routes,
             flush: FlushConfig {
                 max_age: at_least("flush.max_age", self.flush.max_age, Duration::from_millis(100))?,
                 max_bytes: bytes_within("flush.max_bytes", self.flush.max_bytes, ByteSize::mib(1), None)?,
@@ -328,7 +318,7 @@ impl RawWal {
     }
 }
 
-fn problem(key: &str, problem: &str) -> ConfigError {
+pub(super) fn problem(key: &str, problem: &str) -> ConfigError {
     ConfigError::Key { key: key.to_owned(), place: "configuration".to_owned(), problem: problem.to_owned() }
 }
 
@@ -360,26 +350,5 @@ fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigErro
         Some(("file", path)) if !path.is_empty() => Ok(SecretReference::File(PathBuf::from(path))),
         // The text may be the secret itself: it is not repeated.
         _ => Err(problem(key, "a secret is given by reference, env:NAME or file:PATH, never by its value")),
-    }
-}
-
-fn warehouse(url: String) -> Result<String, ConfigError> {
-    if url.starts_with("file://") && url.len() > "file://".len() {
-        return Ok(url);
-    }
-    Err(problem("table.warehouse", "must be a file:// URL, for example file://./esker-data/warehouse"))
-}
-
-fn table_name(name: String) -> Result<String, ConfigError> {
-    let plain = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_lowercase())
-            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-    };
-    match name.split_once('.') {
-        Some((namespace, table)) if plain(namespace) && plain(table) => Ok(name),
-        _ => Err(problem(
-            "table.name",
-            "must be NAMESPACE.TABLE in lower case letters, digits and _, for example product.events",
-        )),
     }
 }

@@ -321,7 +321,7 @@ fn bounds(field: &Field, statistics: &Statistics) -> Option<(Bound, Bound)> {
             };
             Some((bound(*s.min_opt()?), bound(*s.max_opt()?)))
         }
-        Statistics::ByteArray(s) => {
+        Statistics::ByteArray(s) if field.data_type() == &DataType::Utf8 => {
             let text = |bytes: &parquet::data_type::ByteArray| {
                 bytes.as_utf8().ok().map(|text| Bound::String(text.to_owned()))
             };

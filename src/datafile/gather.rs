@@ -81,7 +81,7 @@ impl<'a> ColumnSources<'a> {
     pub(crate) fn repeats(&self, rows: &[(usize, usize)], bytes_max: usize) -> bool {
         match self.field.data_type() {
             DataType::Utf8 => {}
-            DataType::Timestamp(..) | DataType::Boolean => return false,
+            DataType::Timestamp(..) | DataType::Boolean | DataType::Binary => return false,
             _ => return true,
         }
         let stride = rows.len().div_ceil(SAMPLE_ROWS).max(1);

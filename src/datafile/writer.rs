@@ -54,13 +54,18 @@ impl DataFileWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let batch_bytes = bytes_of(&batch);
+        let batch_bytes = row_bytes(&batch);
         if self.run_bytes + batch_bytes > self.run_bytes_max {
             self.write_run().await?;
         }
         self.run_bytes += batch_bytes;
         self.run.push(batch);
         Ok(())
+    }
+
+    /// Bytes of the rows that are held.
+    pub(crate) fn run_bytes(&self) -> usize {
+        self.run_bytes
     }
 
     /// Writes what is left and tells all files, each of them durable.
@@ -72,8 +77,9 @@ impl DataFileWriter {
         Ok(self.written)
     }
 
-    /// Writes the run's days one after another, so that late events of a hundred days need no more memory than one.
-    async fn write_run(&mut self) -> Result<(), DataFileError> {
+    /// Writes the rows that are held, full run or not: the run's days one after another, so that late events of a hundred
+    /// days need no more memory than one.
+    pub(crate) async fn write_run(&mut self) -> Result<(), DataFileError> {
         if self.run.is_empty() {
             return Ok(());
         }
@@ -146,7 +152,7 @@ async fn upload(target: &FileTarget, name: &str, bytes: Bytes) -> object_store::
 
 /// Bytes that the batch's own rows take. Not what its buffers span: batches that were decoded from one message share
 /// its buffer, and would each count all of it.
-fn bytes_of(batch: &RecordBatch) -> usize {
+pub(crate) fn row_bytes(batch: &RecordBatch) -> usize {
     batch
         .columns()
         .iter()

@@ -193,6 +193,9 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             severity: envelope::severity(record.severity_number, record.severity_text),
             trace_id: record.trace_id,
             span_id: record.span_id,
+            table: 0,
+            consent: None,
+            consent_basis: None,
             values: self.store.record_start as u32..self.store.values.len() as u32,
         });
     }

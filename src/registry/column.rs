@@ -12,7 +12,7 @@ use super::resolve::ResolvedEvent;
 use super::{Attribute, AttributeColumn, ColumnType, PrivacyLevel};
 
 /// The columns that every event fills, in table order. An attribute may not take one of these names.
-pub const ENVELOPE_COLUMNS: [&str; 13] = [
+pub const ENVELOPE_COLUMNS: [&str; 14] = [
     "event_id",
     "event_name",
     "category",
@@ -25,6 +25,7 @@ pub const ENVELOPE_COLUMNS: [&str; 13] = [
     "trace_id",
     "span_id",
     "consent",
+    "consent_basis",
     "policy_version",
 ];
 

@@ -20,6 +20,9 @@ use crate::registry::ColumnType;
 /// The partition field: the UTC day of the event's time.
 pub(super) const PARTITION: &str = "event_time_day";
 
+/// The property that records how long rows are to be kept, `90d`.
+pub(super) const RETENTION: &str = "esker.retention";
+
 /// Metadata files that the metadata log names.
 const PREVIOUS_VERSIONS_MAX: &str = "100";
 
@@ -30,6 +33,7 @@ fn iceberg_type(ty: ColumnType) -> PrimitiveType {
         ColumnType::Double => PrimitiveType::Double,
         ColumnType::Boolean => PrimitiveType::Boolean,
         ColumnType::Timestamp => PrimitiveType::Timestamptz,
+        ColumnType::Binary => PrimitiveType::Binary,
     }
 }
 
@@ -122,7 +126,7 @@ pub(super) fn check_ours(loaded: &Loaded, columns: &[TableColumn]) -> Result<(),
     Ok(())
 }
 
-/// A commit that changes the schema alone.
+/// A commit that changes the schema or a property, and no rows.
 #[derive(Debug)]
 pub(super) struct SchemaChange {
     /// What it demands.
@@ -164,6 +168,21 @@ pub(super) fn evolution(
         TableUpdate::SetCurrentSchema { schema_id: -1 },
     ];
     Ok(Some(SchemaChange { requirements, updates }))
+}
+
+/// The update that makes the table record the retention in force; None where it does. What is no longer configured is
+/// removed: the configuration is what counts.
+pub(super) fn retention_change(loaded: &Loaded, days: Option<u32>) -> Option<SchemaChange> {
+    let wanted = days.map(|days| format!("{days}d"));
+    if loaded.metadata.properties().get(RETENTION) == wanted.as_ref() {
+        return None;
+    }
+    let update = match wanted {
+        Some(text) => TableUpdate::SetProperties { updates: [(RETENTION.to_owned(), text)].into() },
+        None => TableUpdate::RemoveProperties { removals: vec![RETENTION.to_owned()] },
+    };
+    let uuid = TableRequirement::UuidMatch { uuid: loaded.metadata.uuid() };
+    Some(SchemaChange { requirements: vec![uuid], updates: vec![update] })
 }
 
 fn check_type(existing: &NestedField, column: &TableColumn) -> Result<(), TableError> {

@@ -1,5 +1,7 @@
 //! The table on a real folder: created, evolved, appended to, by several writers, with outcomes that lie.
 
+pub(crate) mod faults;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -38,6 +40,7 @@ fn options(folder: &std::path::Path) -> TableOptions {
     TableOptions {
         warehouse: format!("file://{}/warehouse", folder.display()),
         name: "product.events".to_owned(),
+        retention_days: None,
     }
 }
 
@@ -205,6 +208,58 @@ async fn new_columns_are_added_and_a_changed_type_is_refused() {
     more[3].ty = ColumnType::String;
     let error = open(folder.path(), &more).await.unwrap_err().to_string();
     assert!(error.contains("feature_id") && error.contains("long") && error.contains("string"), "{error}");
+}
+
+#[tokio::test]
+async fn the_retention_is_recorded_changed_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (retention_days, recorded) in [(Some(90), Some("90d")), (Some(30), Some("30d")), (None, None)] {
+        for _ in 0..2 {
+            let options = TableOptions { retention_days, ..options(folder.path()) };
+            Table::open_or_create(&options, &columns(), Arc::new(SystemClock), Arc::new(RandomIds))
+                .await
+                .unwrap();
+        }
+        assert_eq!(status(folder.path()).await.retention.as_deref(), recorded);
+    }
+    assert_eq!(
+        status(folder.path()).await.metadata_version,
+        4,
+        "what is recorded already is not recorded again"
+    );
+}
+
+#[tokio::test]
+async fn sealed_bytes_are_stored_as_they_are_and_without_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut columns = columns();
+    columns.push(column("sealed", ColumnType::Binary, false));
+    let table = open(folder.path(), &columns).await.unwrap();
+    let mut writer = DataFileWriter::new(table.file_target(RandomIds.next_id()).unwrap());
+    let times = || TimestampMicrosecondArray::from_iter_values([5]).with_timezone("+00:00");
+    let names = || StringArray::from_iter_values(["a.b"]);
+    let with: Vec<(&str, ArrayRef)> = vec![
+        ("event_name", Arc::new(names())),
+        ("event_time", Arc::new(times())),
+        ("sealed", Arc::new(arrow::array::BinaryArray::from_iter_values([b"text"]))),
+    ];
+    let without: Vec<(&str, ArrayRef)> =
+        vec![("event_name", Arc::new(names())), ("event_time", Arc::new(times()))];
+    for rows in [with, without] {
+        writer.push(RecordBatch::try_from_iter(rows).unwrap()).await.unwrap();
+    }
+    let written = writer.finish().await.unwrap();
+    let sealed = &written[0].columns[&4];
+    assert_eq!((sealed.values, sealed.nulls, sealed.bounds.as_ref()), (2, 1, None));
+    let claim = claim(RandomIds.next_id(), 1, 1, 1);
+    table.append(&written, &claim, &BTreeMap::new()).await.unwrap();
+    let path = written[0].location.strip_prefix("file://").unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(
+        std::fs::File::open(path).unwrap(),
+    );
+    let rows = reader.unwrap().build().unwrap().next().unwrap().unwrap();
+    let sealed = rows.column_by_name("sealed").unwrap();
+    assert_eq!(arrow::array::AsArray::as_binary::<i32>(sealed.as_ref()).value(0), b"text");
 }
 
 #[tokio::test]

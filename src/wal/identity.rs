@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Position;
 use super::disk::{self, FileSystem};
 use super::error::WalError;
 use super::frame::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -41,6 +42,7 @@ pub struct WalFiles {
     pub(super) directory: PathBuf,
     pub(super) identity: WriterIdentity,
     pub(super) lock: LockFile,
+    pub(super) witnessed: Position,
 }
 
 impl WalFiles {
@@ -60,7 +62,14 @@ impl WalFiles {
         };
         let identity = WriterIdentity { writer_id: last.writer_id, epoch: last.epoch + 1 };
         write_identity(&path, identity)?;
-        Ok(Self { directory, identity, lock })
+        Ok(Self { directory, identity, lock, witnessed: Position(0) })
+    }
+
+    /// Names the last position that any table holds. A table may hold frames that are not committed, because others still
+    /// lack them: the log must have them, and their positions are never used again.
+    #[must_use]
+    pub fn witnessed(self, position: Position) -> Self {
+        Self { witnessed: position, ..self }
     }
 
     /// Who writes this log.

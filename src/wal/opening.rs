@@ -99,14 +99,14 @@ pub(super) fn open(
     committed: Position,
     options: &WalOptions,
 ) -> Result<(Writer, Recovery), WalError> {
-    let WalFiles { directory, identity, lock } = files;
+    let WalFiles { directory, identity, lock, witnessed } = files;
     let scan_options = ScanOptions { writer_id: identity.writer_id, committed, depth: Depth::Everything };
     let mut recent = RecentDigests::default();
     let scans = scan_all(&directory, scan_options, &mut |frame| {
         let FrameHeader { digest, received_micros, position, .. } = *frame;
         recent.push(DurableDigest { digest, received_micros, position });
     })?;
-    let mut plan = recover::plan(&scans, committed)?;
+    let mut plan = recover::plan(&scans, committed, witnessed)?;
     if let Some(refusal) = plan.refusal().filter(|_| options.on_damage == OnDamage::Refuse) {
         return Err(refusal);
     }

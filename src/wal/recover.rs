@@ -73,8 +73,12 @@ impl Plan {
     }
 }
 
-/// Judges what the scans, in the order of their positions, found.
-pub(super) fn plan(scans: &[SegmentScan], committed: Position) -> Result<Plan, WalError> {
+/// Judges what the scans, in the order of their positions, found. Frames up to `witnessed` are proven to have been durable.
+pub(super) fn plan(
+    scans: &[SegmentScan],
+    committed: Position,
+    witnessed: Position,
+) -> Result<Plan, WalError> {
     let mut planner = Planner {
         committed,
         reached: committed,
@@ -87,6 +91,14 @@ pub(super) fn plan(scans: &[SegmentScan], committed: Position) -> Result<Plan, W
     for (index, scan) in scans.iter().enumerate() {
         let successor = scans.get(index + 1).map(|next| next.first);
         segments.push(planner.segment(index, scan, successor)?);
+    }
+    if planner.reached < witnessed {
+        match scans.iter().enumerate().next_back() {
+            Some((index, last)) => {
+                planner.arrive(witnessed.next(), None, false, || place(index, last, last.file_bytes, 0));
+            }
+            None => planner.reached = witnessed,
+        }
     }
     planner.settle(DamageKind::Torn, None);
     let next = planner.reached.next();

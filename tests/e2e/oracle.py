@@ -26,6 +26,7 @@ ENVELOPE = {
     "trace_id": STRING,
     "span_id": STRING,
     "consent": STRING,
+    "consent_basis": STRING,
     "policy_version": STRING,
 }
 
@@ -218,6 +219,7 @@ def expected_rows(sent: list[Sent]) -> dict[int, dict]:
             "trace_id": event.trace_id,
             "span_id": event.span_id,
             "consent": None,
+            "consent_basis": None,
             **columns,
             **event.expected,
         }

@@ -183,7 +183,8 @@ def test_status_before_while_and_after(esker):
     service = esker(flush={"max_age": "1h"})
     done = service.run("status", "--format", "json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["table"] is None
+    status = json.loads(done.stdout)
+    assert status["table"] is None and status["tables"] == [{"name": "product.events", "status": None}]
     assert not service.data.exists(), "status changes nothing"
 
     service.start()
@@ -204,6 +205,7 @@ def test_status_before_while_and_after(esker):
     table = status["table"]
     assert table["location"].removeprefix("file://") == str(service.table)
     assert (table["rows"], table["data_files"], table["snapshots"]) == (30, 1, 1)
+    assert status["tables"] == [{"name": "product.events", "status": table}]
     assert status["wal"]["backlog_frames"] == 0
     assert "30" in service.run("status").stdout
 

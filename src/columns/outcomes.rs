@@ -1,0 +1,133 @@
+//! What became of a request's attributes, small enough to travel with its rows.
+//!
+//! Owns: the classes that a commit's summary counts, and their bytes in the WAL. Does not own: the outcomes themselves
+//! (`privacy`), nor what is counted in memory (`accounting`).
+
+use crate::privacy::{AttributeOutcome, Tally};
+
+/// Longest policy version that is read back.
+const POLICY_VERSION_BYTES_MAX: usize = 64;
+
+/// What became of an attribute, in the classes of a proof. What became part of the envelope, and what had no value, is in
+/// none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttributeFate {
+    /// Stored as it is.
+    Kept,
+    /// Stored as a keyed pseudonym.
+    Pseudonymised,
+    /// Stored without what leaked into it.
+    Masked,
+    /// Stored with less detail than it had.
+    Reduced,
+    /// Not stored.
+    Dropped,
+    /// Set aside with its event.
+    Quarantined,
+}
+
+impl AttributeFate {
+    /// Every class, in the order of its bytes.
+    pub const ALL: [Self; 6] =
+        [Self::Kept, Self::Pseudonymised, Self::Masked, Self::Reduced, Self::Dropped, Self::Quarantined];
+
+    /// Its name, as summaries show it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Pseudonymised => "pseudonymised",
+            Self::Masked => "masked",
+            Self::Reduced => "reduced",
+            Self::Dropped => "dropped",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
+    /// The class of an outcome.
+    fn of(outcome: AttributeOutcome) -> Option<Self> {
+        match outcome {
+            AttributeOutcome::Kept => Some(Self::Kept),
+            AttributeOutcome::Pseudonymised => Some(Self::Pseudonymised),
+            AttributeOutcome::Masked => Some(Self::Masked),
+            AttributeOutcome::Envelope | AttributeOutcome::Null => None,
+            AttributeOutcome::DroppedPersonal
+            | AttributeOutcome::DroppedSensitive
+            | AttributeOutcome::DroppedByRecord
+            | AttributeOutcome::DroppedLeak
+            | AttributeOutcome::Untrusted
+            | AttributeOutcome::Undeclared
+            | AttributeOutcome::Duplicate
+            | AttributeOutcome::ColumnTaken
+            | AttributeOutcome::TypeMismatch
+            | AttributeOutcome::NotAMember
+            | AttributeOutcome::TooLong
+            | AttributeOutcome::TooDeep
+            | AttributeOutcome::InvalidUtf8
+            | AttributeOutcome::NotFinite
+            | AttributeOutcome::Implausible => Some(Self::Dropped),
+        }
+    }
+}
+
+/// Attributes by what became of them, under one policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutcomeCounts {
+    policy_version: String,
+    counts: [u64; AttributeFate::ALL.len()],
+}
+
+impl OutcomeCounts {
+    /// The counts of a request that the policy of this version decided on.
+    #[must_use]
+    pub fn of(tally: &Tally, policy_version: &str) -> Self {
+        let mut counts = [0; AttributeFate::ALL.len()];
+        for outcome in AttributeOutcome::ALL {
+            if let Some(count) = AttributeFate::of(outcome).and_then(|fate| counts.get_mut(fate as usize)) {
+                *count += tally.attributes(outcome);
+            }
+        }
+        Self { policy_version: policy_version.to_owned(), counts }
+    }
+
+    /// The policy that decided.
+    #[must_use]
+    pub fn policy_version(&self) -> &str {
+        &self.policy_version
+    }
+
+    /// How many attributes met this fate.
+    #[must_use]
+    pub fn attributes(&self, fate: AttributeFate) -> u64 {
+        self.counts.get(fate as usize).copied().unwrap_or(0)
+    }
+
+    /// One byte with the version's length, the version, then each count as eight bytes, least first.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let version = self.policy_version.as_bytes();
+        let version = version.get(..version.len().min(POLICY_VERSION_BYTES_MAX)).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(1 + version.len() + size_of_val(&self.counts));
+        bytes.push(version.len() as u8);
+        bytes.extend_from_slice(version);
+        bytes.extend(self.counts.iter().flat_map(|count| count.to_le_bytes()));
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first()?;
+        let (version, rest) = rest.split_at_checked(usize::from(*length))?;
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if version.len() > POLICY_VERSION_BYTES_MAX || !version.iter().all(is_plain) {
+            return None;
+        }
+        let (words, rest) = rest.as_chunks::<8>();
+        if !rest.is_empty() || words.len() != AttributeFate::ALL.len() {
+            return None;
+        }
+        let mut counts = [0; AttributeFate::ALL.len()];
+        for (count, word) in counts.iter_mut().zip(words) {
+            *count = u64::from_le_bytes(*word);
+        }
+        Some(Self { policy_version: std::str::from_utf8(version).ok()?.to_owned(), counts })
+    }
+}

@@ -1,0 +1,355 @@
+//! The sections `[table]`, `[[tables]]` and `[[routes]]`: which tables there are, and which events go where.
+//!
+//! Owns: the spelling and the checks of these sections, and that every table and every route can be reached. Does not own:
+//! deciding about an event (`privacy`), keeping the rows (`table`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::ConfigError;
+use super::raw::problem;
+use crate::registry::Category;
+
+/// Most tables: each costs a commit in each flush that has rows for it, and its metadata in memory.
+pub const TABLES_MAX: usize = 16;
+
+/// Most routes: each event of a request is held against them in turn.
+pub const ROUTES_MAX: usize = 256;
+
+/// Longest name of a table: it is part of every frame of the WAL and of every path.
+const NAME_BYTES_MAX: usize = 200;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A table of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableConfig {
+    /// Location of the warehouse, a URL.
+    pub warehouse: String,
+    /// `namespace.table`.
+    pub name: String,
+    /// How long its rows are to be kept, in days. Recorded in the table.
+    pub retention_days: Option<u32>,
+    /// Treatments by level that hold for this table instead of those of all tables. The primary has none of its own.
+    pub policy: BTreeMap<String, String>,
+}
+
+/// A rule that says where events go. An event takes the first route that matches it, else the primary table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// The event's category, as the registry declares it.
+    pub category: Option<Category>,
+    /// The event's name; empty for all.
+    pub events: Vec<EventPattern>,
+    /// A resource attribute and its value, as text.
+    pub resource: Option<ResourceMatch>,
+    /// The decision on the event's consent.
+    pub consent: Option<ConsentState>,
+    /// Where it leads.
+    pub target: RouteTarget,
+}
+
+/// Names of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventPattern {
+    /// This name.
+    Name(String),
+    /// Every name that starts with this text, which ends in a dot.
+    Prefix(String),
+}
+
+/// A resource attribute and its value.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceMatch {
+    /// The attribute's key.
+    pub key: String,
+    /// Its value, as text.
+    pub value: String,
+}
+
+/// A decision on consent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsentState {
+    /// It was given.
+    Granted,
+    /// It was refused.
+    Denied,
+    /// Nothing says.
+    Unknown,
+    /// None is needed.
+    NotRequired,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// To a table: a place in the list of tables.
+    Table(usize),
+    /// Nowhere: the event is counted and not stored.
+    Drop,
+}
+
+/// Section `[table]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTable {
+    warehouse: Option<String>,
+    name: String,
+    #[serde(with = "humantime_serde")]
+    retention: Option<Duration>,
+}
+
+/// An entry of `[[tables]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOtherTable {
+    name: String,
+    warehouse: Option<String>,
+    #[serde(with = "humantime_serde", default)]
+    retention: Option<Duration>,
+    #[serde(default)]
+    policy: BTreeMap<String, String>,
+}
+
+/// An entry of `[[routes]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRoute {
+    category: Option<RawCategory>,
+    #[serde(default)]
+    events: Option<Vec<String>>,
+    resource: Option<ResourceMatch>,
+    consent: Option<ConsentState>,
+    table: Option<String>,
+    #[serde(default)]
+    drop: bool,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawCategory {
+    Product,
+    Operational,
+    Security,
+}
+
+impl Default for RawTable {
+    fn default() -> Self {
+        Self { warehouse: None, name: "product.events".to_owned(), retention: None }
+    }
+}
+
+/// The table of events that break their contract, beside a primary table of this name.
+#[must_use]
+pub fn quarantine_name(primary: &str) -> String {
+    format!("{primary}_quarantine")
+}
+
+/// The table of withdrawals of consent, beside a primary table of this name.
+#[must_use]
+pub fn withdrawals_name(primary: &str) -> String {
+    format!("{primary}_withdrawals")
+}
+
+/// Checks all tables; the first is the primary.
+pub(super) fn tables(
+    primary: RawTable,
+    others: Vec<RawOtherTable>,
+    default_warehouse: impl FnOnce() -> String,
+) -> Result<Vec<TableConfig>, ConfigError> {
+    if others.len() >= TABLES_MAX {
+        return Err(problem(
+            "tables",
+            &format!("there may be at most {TABLES_MAX} tables, [table] included"),
+        ));
+    }
+    let primary = TableConfig {
+        warehouse: primary
+            .warehouse
+            .map_or_else(|| Ok(default_warehouse()), |url| warehouse("table", url))?,
+        name: table_name("table", primary.name)?,
+        retention_days: retention("table", primary.retention)?,
+        policy: BTreeMap::new(),
+    };
+    let own = [quarantine_name(&primary.name), withdrawals_name(&primary.name)];
+    let mut tables = vec![primary];
+    for other in others {
+        let name = table_name("tables", other.name)?;
+        if own.contains(&name) {
+            return Err(problem("tables.name", &format!("`{name}` is a table that Esker keeps itself")));
+        }
+        if tables.iter().any(|known| known.name == name) {
+            return Err(problem(
+                "tables.name",
+                &format!("`{name}` is there twice; tables need different names"),
+            ));
+        }
+        let beside = tables.first().map(|primary| primary.warehouse.clone()).unwrap_or_default();
+        tables.push(TableConfig {
+            warehouse: other.warehouse.map_or(Ok(beside), |url| warehouse("tables", url))?,
+            name,
+            retention_days: retention("tables", other.retention)?,
+            policy: other.policy,
+        });
+    }
+    Ok(tables)
+}
+
+/// Checks all routes against the tables and against each other.
+pub(super) fn routes(raw: Vec<RawRoute>, tables: &[TableConfig]) -> Result<Vec<RouteConfig>, ConfigError> {
+    if raw.len() > ROUTES_MAX {
+        return Err(problem("routes", &format!("there may be at most {ROUTES_MAX} routes")));
+    }
+    let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
+    for (number, raw) in (1..).zip(raw) {
+        let route = raw.validate(number, tables)?;
+        if let Some(earlier) = routes.iter().position(|earlier| earlier.covers(&route)) {
+            return Err(problem(
+                "routes",
+                &format!(
+                    "route {number} is never taken: route {} matches all that it matches; put it before that one, or \
+                     remove it",
+                    earlier + 1
+                ),
+            ));
+        }
+        routes.push(route);
+    }
+    Ok(routes)
+}
+
+impl RawRoute {
+    fn validate(self, number: usize, tables: &[TableConfig]) -> Result<RouteConfig, ConfigError> {
+        let wrong =
+            |key: &str, text: String| problem(&format!("routes.{key}"), &format!("route {number}: {text}"));
+        let target = match (self.table, self.drop) {
+            (Some(name), false) => match tables.iter().position(|table| table.name == name) {
+                Some(place) => RouteTarget::Table(place),
+                None => {
+                    let known: Vec<_> = tables.iter().map(|table| format!("`{}`", table.name)).collect();
+                    return Err(wrong(
+                        "table",
+                        format!(
+                            "there is no table `{name}`; declare it in [[tables]], or name one of {}",
+                            known.join(", ")
+                        ),
+                    ));
+                }
+            },
+            (None, true) => RouteTarget::Drop,
+            _ => return Err(wrong("table", "needs either table = \"NAME\" or drop = true".to_owned())),
+        };
+        if self.resource.as_ref().is_some_and(|resource| resource.key.is_empty()) {
+            return Err(wrong("resource", "needs a key, for example deployment.region".to_owned()));
+        }
+        let events = self.events.map(|events| {
+            if events.is_empty() {
+                return Err(wrong(
+                    "events",
+                    "an empty list matches nothing; leave the key out to match all".to_owned(),
+                ));
+            }
+            events.into_iter().map(|text| EventPattern::parse(text, &wrong)).collect()
+        });
+        Ok(RouteConfig {
+            category: self.category.map(|category| match category {
+                RawCategory::Product => Category::Product,
+                RawCategory::Operational => Category::Operational,
+                RawCategory::Security => Category::Security,
+            }),
+            events: events.transpose()?.unwrap_or_default(),
+            resource: self.resource,
+            consent: self.consent,
+            target,
+        })
+    }
+}
+
+impl EventPattern {
+    fn parse(text: String, wrong: &impl Fn(&str, String) -> ConfigError) -> Result<Self, ConfigError> {
+        let is_plain = |name: &str| {
+            !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
+        match text.strip_suffix('*') {
+            Some(prefix) if prefix.ends_with('.') && is_plain(prefix) => Ok(Self::Prefix(prefix.to_owned())),
+            None if is_plain(&text) => Ok(Self::Name(text)),
+            _ => Err(wrong(
+                "events",
+                "each entry is an event's name, or the start of names as in `features.*`".to_owned(),
+            )),
+        }
+    }
+
+    /// True where it matches this event's name.
+    #[must_use]
+    pub fn matches(&self, event: &str) -> bool {
+        match self {
+            Self::Name(name) => name == event,
+            Self::Prefix(prefix) => event.starts_with(prefix.as_str()),
+        }
+    }
+
+    /// True where it matches every name that the other one matches.
+    fn covers(&self, other: &Self) -> bool {
+        match other {
+            Self::Name(name) => self.matches(name),
+            Self::Prefix(prefix) => matches!(self, Self::Prefix(own) if prefix.starts_with(own.as_str())),
+        }
+    }
+}
+
+impl RouteConfig {
+    /// True where it matches every event that the other one matches.
+    fn covers(&self, other: &Self) -> bool {
+        let events = |pattern: &EventPattern| self.events.iter().any(|own| own.covers(pattern));
+        (self.category.is_none() || self.category == other.category)
+            && (self.resource.is_none() || self.resource == other.resource)
+            && (self.consent.is_none() || self.consent == other.consent)
+            && (self.events.is_empty() || (!other.events.is_empty() && other.events.iter().all(events)))
+    }
+}
+
+fn warehouse(section: &str, url: String) -> Result<String, ConfigError> {
+    if url.starts_with("file://") && url.len() > "file://".len() {
+        return Ok(url);
+    }
+    Err(problem(
+        &format!("{section}.warehouse"),
+        "must be a file:// URL, for example file://./esker-data/warehouse",
+    ))
+}
+
+fn table_name(section: &str, name: String) -> Result<String, ConfigError> {
+    let plain = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_lowercase())
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    match name.split_once('.') {
+        Some((namespace, table)) if plain(namespace) && plain(table) && name.len() <= NAME_BYTES_MAX => {
+            Ok(name)
+        }
+        _ => Err(problem(
+            &format!("{section}.name"),
+            "must be NAMESPACE.TABLE in lower case letters, digits and _, for example product.events",
+        )),
+    }
+}
+
+/// Whole days: a table is partitioned by day, so nothing finer can be kept apart.
+fn retention(section: &str, retention: Option<Duration>) -> Result<Option<u32>, ConfigError> {
+    let Some(retention) = retention else { return Ok(None) };
+    let days =
+        u32::try_from(retention.as_secs() / DAY.as_secs()).ok().filter(|days| DAY * *days == retention);
+    match days {
+        Some(days) if days > 0 => Ok(Some(days)),
+        _ => Err(problem(
+            &format!("{section}.retention"),
+            "must be a whole number of days, at least one, for example 90d",
+        )),
+    }
+}
