@@ -17,6 +17,7 @@ mod resolve;
 mod source;
 #[cfg(test)]
 mod tests;
+mod treatment;
 
 use std::path::Path;
 
@@ -113,7 +114,7 @@ pub enum Trust {
     Server,
 }
 
-/// What an event is for.
+/// What an event is for. Ordered: fewer people should see a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Category {
     /// What users do with the product.
@@ -122,6 +123,27 @@ pub enum Category {
     Operational,
     /// What concerns access and abuse.
     Security,
+}
+
+impl Category {
+    /// Every category.
+    pub const ALL: [Self; 3] = [Self::Product, Self::Operational, Self::Security];
+
+    /// The category's name, as files and rows have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Product => "product",
+            Self::Operational => "operational",
+            Self::Security => "security",
+        }
+    }
+
+    /// The category of this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|category| category.as_str() == name)
+    }
 }
 
 /// A primitive type of OpenTelemetry's semantic conventions.

@@ -25,11 +25,9 @@ pub(super) fn level(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option
 
 /// `category`.
 pub(super) fn category(esker: &Map<String, Value>, place: &mut Place<'_>) -> Category {
-    let problem = match esker.get("category").map(Value::as_str) {
-        Some(Some("product")) => return Category::Product,
-        Some(Some("operational")) => return Category::Operational,
-        Some(Some("security")) => return Category::Security,
-        Some(_) => "the `category` is not known",
+    let problem = match esker.get("category").map(|name| name.as_str().and_then(Category::parse)) {
+        Some(Some(category)) => return category,
+        Some(None) => "the `category` is not known",
         None => "has no `annotations.esker.category`",
     };
     place.report(problem, CATEGORIES);
@@ -68,22 +66,18 @@ pub(super) fn leaks(esker: &Map<String, Value>, ty: &AttributeType, place: &mut 
     }
 }
 
-/// `treatment`, of an attribute of this type; `None` where its level decides.
-pub(super) fn treatment(
-    esker: &Map<String, Value>,
-    ty: &AttributeType,
-    place: &mut Place<'_>,
-) -> Option<Treatment> {
-    let Some(treatment) = Treatment::parse(esker.get("treatment")?) else {
+/// `treatment`, of an attribute of this type.
+pub(super) fn treatment(value: &Value, ty: &AttributeType, place: &mut Place<'_>) -> Treatment {
+    let Some(treatment) = Treatment::parse(value) else {
         place.report("the `treatment` is not known", TREATMENTS);
-        return Some(Treatment::Drop);
+        return Treatment::Drop;
     };
     if let Treatment::Reduce(reduction) = treatment
         && let Some(fix) = misfit(reduction, ty)
     {
         place.report(format!("the treatment `{treatment}` does not suit its type"), fix);
     }
-    Some(treatment)
+    treatment
 }
 
 /// Why a reduction cannot read values of a type; `None` where it can.

@@ -3,13 +3,13 @@
 //! Owns: the name of a column, reserved names, collisions and `same_column_as`, the type that a level forces, an
 //! attribute's own level. Does not own: the envelope's columns beyond their names (`columns`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::kind;
 use super::parse::Definition;
 use super::problem::{Place, Problem};
 use super::resolve::ResolvedEvent;
-use super::{Attribute, AttributeColumn, ColumnType, PrivacyLevel};
+use super::{Attribute, AttributeColumn, ColumnType, PrivacyLevel, Treatment};
 
 /// The columns that every event fills, in table order. An attribute may not take one of these names.
 pub const ENVELOPE_COLUMNS: [&str; 14] = [
@@ -70,6 +70,8 @@ pub(super) fn lay_out(
         ty: definition.ty.clone(),
         privacy: own_level(definition, &levels),
         brief: definition.brief.clone(),
+        treatment: definition.treatment,
+        normalise: definition.normalise,
         leaks: definition.leaks,
         trust: definition.trust,
         column: places.get(definition.key.as_str()).copied().unwrap_or_default(),
@@ -77,16 +79,19 @@ pub(super) fn lay_out(
     (by_key.values().map(attribute).collect(), columns)
 }
 
-/// The levels in force for each attribute: those of the events that use it, or its own where none does.
+/// A level in force, and the treatment that the files name beside it.
+type InForce = (PrivacyLevel, Option<Treatment>);
+
+/// What is in force for each attribute: what the events that use it say, or its own where none does.
 fn levels<'a>(
     definitions: &BTreeMap<&'a str, &'a Definition>,
     events: &[ResolvedEvent],
     problems: &mut Vec<Problem>,
-) -> HashMap<&'a str, BTreeSet<PrivacyLevel>> {
-    let mut levels: HashMap<&str, BTreeSet<PrivacyLevel>> = HashMap::new();
+) -> HashMap<&'a str, HashSet<InForce>> {
+    let mut levels: HashMap<&str, HashSet<InForce>> = HashMap::new();
     for (key, used) in events.iter().flat_map(|event| &event.attributes) {
         if let Some((key, _)) = definitions.get_key_value(key.as_str()) {
-            levels.entry(key).or_default().insert(used.privacy);
+            levels.entry(key).or_default().insert((used.privacy, used.treatment));
         }
     }
     for (key, definition) in definitions {
@@ -95,7 +100,7 @@ fn levels<'a>(
         }
         match definition.privacy {
             Some(level) => {
-                levels.insert(key, BTreeSet::from([level]));
+                levels.insert(key, HashSet::from([(level, definition.treatment)]));
             }
             None => Place::new(&definition.file, *key, problems).report(
                 "has no privacy level, and no event that uses it gives one",
@@ -106,8 +111,9 @@ fn levels<'a>(
     levels
 }
 
-fn own_level(definition: &Definition, levels: &HashMap<&str, BTreeSet<PrivacyLevel>>) -> PrivacyLevel {
-    let strictest = || levels.get(definition.key.as_str()).and_then(|levels| levels.last().copied());
+fn own_level(definition: &Definition, levels: &HashMap<&str, HashSet<InForce>>) -> PrivacyLevel {
+    let strictest =
+        || levels.get(definition.key.as_str()).and_then(|all| all.iter().map(|(level, _)| *level).max());
     definition.privacy.or_else(strictest).unwrap_or(PrivacyLevel::Sensitive)
 }
 
@@ -128,21 +134,44 @@ fn check_name(name: &str, definition: &Definition, problems: &mut Vec<Problem>) 
     }
 }
 
+/// What a column holds of a use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The value, or a part of it, as its own type.
+    Plain,
+    /// A pseudonym, which is text.
+    Pseudonym,
+    /// What the configuration's policy decides: nothing, a part of it or a pseudonym. It must have room for the last.
+    Open,
+    /// Nothing.
+    Nothing,
+}
+
+fn form((level, treatment): &InForce) -> Form {
+    match (treatment, level) {
+        (Some(Treatment::Pseudonymise), _) | (None, PrivacyLevel::Pseudonymous) => Form::Pseudonym,
+        (Some(Treatment::Drop), _) | (None, PrivacyLevel::Sensitive) => Form::Nothing,
+        (Some(Treatment::Keep | Treatment::Reduce(_)), _)
+        | (None, PrivacyLevel::Public | PrivacyLevel::Internal) => Form::Plain,
+        (None, PrivacyLevel::Personal) => Form::Open,
+    }
+}
+
 /// One column, and whether all that fill it agree.
 fn column(
     name: String,
     sharers: &[&Definition],
-    levels: &HashMap<&str, BTreeSet<PrivacyLevel>>,
+    levels: &HashMap<&str, HashSet<InForce>>,
     problems: &mut Vec<Problem>,
 ) -> AttributeColumn {
     check_sharing(&name, sharers, problems);
-    let in_force: BTreeSet<PrivacyLevel> =
-        sharers.iter().filter_map(|one| levels.get(one.key.as_str())).flatten().copied().collect();
-    let pseudonymous = in_force.contains(&PrivacyLevel::Pseudonymous);
+    let in_force = || sharers.iter().filter_map(|one| levels.get(one.key.as_str())).flatten();
+    let pseudonymous = in_force().any(|one| form(one) == Form::Pseudonym);
+    let text = in_force().any(|one| matches!(form(one), Form::Pseudonym | Form::Open));
     let root = sharers.iter().find(|one| one.same_column_as.is_none()).or(sharers.first());
     if let Some(root) = root
         && pseudonymous
-        && in_force.iter().any(|level| *level < PrivacyLevel::Pseudonymous)
+        && in_force().any(|one| form(one) == Form::Plain)
     {
         Place::new(&root.file, &root.key, problems).report(
             format!("its column `{name}` would hold pseudonyms of some events and plain values of others"),
@@ -152,10 +181,10 @@ fn column(
     let declared = root.map_or(ColumnType::String, |root| kind::storage(&root.ty).0);
     AttributeColumn {
         name,
-        ty: if pseudonymous { ColumnType::String } else { declared },
+        ty: if text { ColumnType::String } else { declared },
         keys: sharers.iter().map(|one| one.key.clone()).collect(),
         brief: root.map(|root| root.brief.clone()).unwrap_or_default(),
-        pseudonymous,
+        pseudonymous: in_force().any(|one| matches!(form(one), Form::Pseudonym | Form::Open)),
     }
 }
 

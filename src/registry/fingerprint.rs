@@ -7,7 +7,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Attribute, AttributeColumn, Event};
+use super::{Attribute, AttributeColumn, Event, EventAttribute};
 
 /// Counts up when the same description begins to mean something else.
 const DESCRIPTION_VERSION: u32 = 1;
@@ -25,14 +25,15 @@ pub(super) fn version(attributes: &[Attribute], events: &[Event], columns: &[Att
 fn description(attributes: &[Attribute], events: &[Event], columns: &[AttributeColumn]) -> String {
     let mut text = format!("esker registry {DESCRIPTION_VERSION}\n");
     for one in attributes {
-        let Attribute { key, ty, privacy, leaks, trust, column, .. } = one;
-        let line = format!("attribute {key:?} {ty:?} {privacy:?} {leaks:?} {trust:?} {column}\n");
+        let Attribute { key, ty, privacy, treatment, normalise, leaks, trust, column, .. } = one;
+        let line = format!("attribute {key:?} {ty:?} {privacy:?} {treatment:?} {normalise:?} {leaks:?} {trust:?} {column}\n");
         text.push_str(&line);
     }
     for event in events {
         text.push_str(&format!("event {:?} {:?} {:?}\n", event.name, event.category, event.privacy));
         for used in &event.attributes {
-            text.push_str(&format!("  {} {:?} {:?}\n", used.attribute, used.requirement, used.privacy));
+            let EventAttribute { attribute, requirement, privacy, treatment } = used;
+            text.push_str(&format!("  {attribute} {requirement:?} {privacy:?} {treatment:?}\n"));
         }
     }
     for column in columns {

@@ -6,7 +6,9 @@
 use serde_json::{Map, Value};
 
 use super::problem::{Place, Problem};
-use super::{AttributeType, Category, LeakAction, PrivacyLevel, Requirement, Trust, annotation, kind};
+use super::{
+    AttributeType, Category, LeakAction, Normalisation, PrivacyLevel, Requirement, Treatment, Trust, annotation, kind,
+};
 
 /// OTLP recommends no more for an event's name.
 const EVENT_NAME_BYTES_MAX: usize = 256;
@@ -41,6 +43,8 @@ pub(super) struct Definition {
     pub(super) brief: String,
     pub(super) privacy: Option<PrivacyLevel>,
     pub(super) same_column_as: Option<String>,
+    pub(super) treatment: Option<Treatment>,
+    pub(super) normalise: Normalisation,
     pub(super) leaks: LeakAction,
     pub(super) trust: Trust,
 }
@@ -64,11 +68,20 @@ pub(super) struct EventDefinition {
     pub(super) uses: Vec<Use>,
 }
 
+/// What a ref says of the attribute it points at.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Refinement {
+    pub(super) requirement: Option<Requirement>,
+    pub(super) privacy: Option<PrivacyLevel>,
+    /// As written: whether it suits the type shows once the ref is followed.
+    pub(super) treatment: Option<Value>,
+}
+
 /// An item of an event's or a group's `attributes`.
 #[derive(Debug)]
 pub(super) enum Use {
     /// `ref`, with what it refines.
-    Attribute { key: String, requirement: Option<Requirement>, privacy: Option<PrivacyLevel> },
+    Attribute { key: String, refinement: Refinement },
     /// `ref_group`.
     Group(String),
 }
@@ -184,7 +197,7 @@ fn attribute(file: &str, item: &Value, number: usize, place: &mut Place<'_>) -> 
     check_deprecated(map, &mut place);
     let none = Map::new();
     let esker = esker(map, &mut place).unwrap_or(&none);
-    let known = ["privacy", "same_column_as", "leaks", "trust"];
+    let known = ["privacy", "treatment", "normalise", "same_column_as", "leaks", "trust"];
     known_keys(esker, &known, "in `annotations.esker` of an attribute", &mut place);
     let ty = kind::read(map.get("type"), &mut place);
     Some(Definition {
@@ -192,6 +205,8 @@ fn attribute(file: &str, item: &Value, number: usize, place: &mut Place<'_>) -> 
         key: key.to_owned(),
         privacy: annotation::level(esker, &mut place),
         same_column_as: annotation::same_column_as(esker, &mut place),
+        treatment: esker.get("treatment").map(|value| annotation::treatment(value, &ty, &mut place)),
+        normalise: annotation::normalise(esker, &ty, &mut place),
         leaks: annotation::leaks(esker, &ty, &mut place),
         trust: annotation::trust(esker, &ty, &mut place),
         brief: brief(map, &mut place),
@@ -314,11 +329,16 @@ fn attribute_use(map: &Map<String, Value>, key: &str, place: &mut Place<'_>) -> 
     known_keys(map, &known, &format!("on the ref to `{key}`"), place);
     check_stability(map, false, place);
     check_deprecated(map, place);
-    let level = esker(map, place).and_then(|esker| {
-        known_keys(esker, &["privacy"], &format!("in `annotations.esker` of the ref to `{key}`"), place);
-        annotation::level(esker, place)
-    });
-    Use::Attribute { key: key.to_owned(), requirement: requirement(map, key, place), privacy: level }
+    let none = Map::new();
+    let esker = esker(map, place).unwrap_or(&none);
+    let beside = format!("in `annotations.esker` of the ref to `{key}`");
+    known_keys(esker, &["privacy", "treatment"], &beside, place);
+    let refinement = Refinement {
+        requirement: requirement(map, key, place),
+        privacy: annotation::level(esker, place),
+        treatment: esker.get("treatment").cloned(),
+    };
+    Use::Attribute { key: key.to_owned(), refinement }
 }
 
 fn requirement(map: &Map<String, Value>, key: &str, place: &mut Place<'_>) -> Option<Requirement> {

@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::parse::{Declared, Definition, EventDefinition, Group, Use};
+use super::annotation;
+use super::parse::{Declared, Definition, EventDefinition, Group, Refinement, Use};
 use super::problem::{Place, Problem};
-use super::{Attribute, AttributeType, Category, Event, EventAttribute, PrivacyLevel, Requirement};
+use super::{
+    Attribute, AttributeType, Category, Event, EventAttribute, PrivacyLevel, Requirement, Treatment,
+};
 
 /// A table of more columns is one that no engine reads well; far above any catalogue seen.
 const ATTRIBUTES_MAX: usize = 2_000;
@@ -31,13 +34,7 @@ pub(super) struct ResolvedEvent {
 pub(super) struct ResolvedUse {
     requirement: Requirement,
     pub(super) privacy: PrivacyLevel,
-}
-
-/// A use as far as refs refined it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Refinement {
-    requirement: Option<Requirement>,
-    privacy: Option<PrivacyLevel>,
+    pub(super) treatment: Option<Treatment>,
 }
 
 struct Index<'a> {
@@ -84,7 +81,8 @@ pub(super) fn events(resolved: Vec<ResolvedEvent>, attributes: &[Attribute]) -> 
             .iter()
             .filter_map(|(key, used)| {
                 let attribute = *places.get(key.as_str())?;
-                Some(EventAttribute { attribute, requirement: used.requirement, privacy: used.privacy })
+                let ResolvedUse { requirement, privacy, treatment } = *used;
+                Some(EventAttribute { attribute, requirement, privacy, treatment })
             })
             .collect(),
     };
@@ -146,7 +144,8 @@ fn resolve_event(
 ) -> ResolvedEvent {
     let mut attributes = BTreeMap::new();
     for (key, refinement) in uses {
-        let defined = index.definitions.get(key).and_then(|definition| definition.privacy);
+        let definition = index.definitions.get(key).copied();
+        let defined = definition.and_then(|definition| definition.privacy);
         let Some(privacy) = refinement.privacy.or(defined) else {
             Place::new(&event.file, &event.name, problems).report(
                 format!("`{key}` has no privacy level, neither where it is defined nor here"),
@@ -156,10 +155,34 @@ fn resolve_event(
         };
         let requirement = refinement.requirement.unwrap_or(Requirement::Optional);
         let privacy = privacy.max(event.privacy);
-        attributes.insert(key.to_owned(), ResolvedUse { requirement, privacy });
+        let treatment = treatment(event, definition, refinement.treatment.as_ref(), problems);
+        if privacy == PrivacyLevel::Sensitive && treatment.is_some_and(|treatment| treatment != Treatment::Drop) {
+            Place::new(&event.file, &event.name, problems).report(
+                format!("`{key}` is sensitive and has a treatment that would store some of it"),
+                "take the `treatment` out: sensitive values are never stored; or lower its level if it is not sensitive",
+            );
+        }
+        attributes.insert(key.to_owned(), ResolvedUse { requirement, privacy, treatment });
     }
     let (name, brief) = (event.name.clone(), event.brief.clone());
     ResolvedEvent { name, category: event.category, privacy: event.privacy, brief, attributes }
+}
+
+/// The treatment that the ref names, else the definition.
+fn treatment(
+    event: &EventDefinition,
+    definition: Option<&Definition>,
+    refined: Option<&serde_json::Value>,
+    problems: &mut Vec<Problem>,
+) -> Option<Treatment> {
+    let definition = definition?;
+    let place = || format!("{} (ref to `{}`)", event.name, definition.key);
+    match refined {
+        Some(value) => {
+            Some(annotation::treatment(value, &definition.ty, &mut Place::new(&event.file, &place(), problems)))
+        }
+        None => definition.treatment,
+    }
 }
 
 /// By key.
@@ -208,9 +231,13 @@ impl<'a> Expander<'a> {
             }
         }
         for (key, own) in direct(uses, self.index, &mut Place::new(file, item, problems)) {
-            let from_group: Refinement = attributes.get(key).copied().unwrap_or_default();
-            let requirement = own.requirement.or(from_group.requirement);
-            attributes.insert(key, Refinement { requirement, privacy: own.privacy.or(from_group.privacy) });
+            let from_group = attributes.remove(key).unwrap_or_default();
+            let refined = Refinement {
+                requirement: own.requirement.or(from_group.requirement),
+                privacy: own.privacy.or(from_group.privacy),
+                treatment: own.treatment.or(from_group.treatment),
+            };
+            attributes.insert(key, refined);
         }
         attributes
     }
@@ -220,13 +247,12 @@ impl<'a> Expander<'a> {
 fn direct<'a>(uses: &'a [Use], index: &Index<'a>, place: &mut Place<'_>) -> Uses<'a> {
     let mut attributes = Uses::new();
     for used in uses {
-        let Use::Attribute { key, requirement, privacy } = used else { continue };
+        let Use::Attribute { key, refinement } = used else { continue };
         if !index.definitions.contains_key(key.as_str()) {
             place.report(format!("refers to `{key}`, which no file defines"), "define it in `attributes`");
             continue;
         }
-        let refinement = Refinement { requirement: *requirement, privacy: *privacy };
-        if attributes.insert(key.as_str(), refinement).is_some() {
+        if attributes.insert(key.as_str(), refinement.clone()).is_some() {
             place.report(format!("refers to `{key}` twice"), "keep one ref");
         }
     }
