@@ -5,6 +5,7 @@
 use std::io::Write;
 
 use crate::config::ConfigError;
+use crate::privacy::PolicyError;
 use crate::registry::RegistryError;
 
 pub mod admin;
@@ -33,6 +34,9 @@ pub enum AppError {
     /// The registry is wrong.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The policy contradicts the registry.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Anything else; the text says what to do.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
@@ -43,7 +47,7 @@ impl AppError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Registry(_) => 2,
+            Self::Config(_) | Self::Registry(_) | Self::Policy(_) => 2,
             Self::Failed(_) => 1,
         }
     }

@@ -16,8 +16,9 @@ pub mod tables;
 
 use raw::RawConfig;
 
-pub use tables::{RouteConfig, TableConfig};
+pub use tables::TableConfig;
 
+use crate::privacy::{Route, Rules};
 use crate::receive::decode::Rule;
 use crate::wal::OnDamage;
 
@@ -46,7 +47,7 @@ pub struct Config {
     /// The tables of events. The first is the primary, of section `table`; the others are of `[[tables]]`.
     pub tables: Vec<TableConfig>,
     /// Which events go where.
-    pub routes: Vec<RouteConfig>,
+    pub routes: Vec<Route>,
     /// Triggers of a flush.
     pub flush: FlushConfig,
     /// How long a stop may take before it is cut short.
@@ -88,6 +89,14 @@ pub struct PrivacyConfig {
     pub future_max: Duration,
     /// How old an event may be.
     pub age_max: Duration,
+    /// Levels to treatments.
+    pub rules: Rules,
+    /// The attribute in which a record states its own level.
+    pub level_key: String,
+    /// The attribute in which a record states its own category.
+    pub category_key: String,
+    /// The attribute that names the tenant, where tenants have keys of their own.
+    pub tenant_key: Option<String>,
 }
 
 /// Where a secret is; never the secret.

@@ -96,7 +96,7 @@ impl Parts {
         let mut bundle = BundleWriter::for_batches(batches.iter().map(|(_, batch)| batch));
         let mut events = 0;
         for (table, batch) in batches {
-            let name = self.gate.tables().get(usize::from(*table)).ok_or_else(unencoded)?;
+            let name = self.gate.tables().nth(usize::from(*table)).ok_or_else(unencoded)?;
             bundle.rows(name, batch).map_err(|_| unencoded())?;
             events += batch.rows();
         }

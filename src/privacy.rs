@@ -18,17 +18,25 @@
 //! the envelope; other resource attributes describe processes, not what happened, and are not stored. Of several
 //! attributes with one key, the last counts.
 
+mod action;
 mod coerce;
+mod consent;
 mod envelope;
 mod explain;
 mod identity;
 mod json;
 mod nested;
+mod normalise;
 mod pass;
 mod policy;
 mod pseudonym;
+mod quarantined;
+mod route;
+mod rules;
 mod scan;
+mod store;
 mod tally;
+mod treat;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -39,14 +47,19 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
-use crate::registry::Registry;
+use crate::registry::{Category, Registry};
 use crate::secret::{DerivedKey, MasterKey};
 use identity::Identities;
 use policy::Policy;
 use pseudonym::Pseudonyms;
+use route::Router;
 use scan::Scanner;
 
+pub use consent::Decision;
 pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain};
+pub use quarantined::QuarantinedEvent;
+pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
+pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
@@ -66,14 +79,83 @@ pub struct GateOptions {
     pub value_bytes_max: usize,
     /// The attribute in which a record states its own level.
     pub level_key: String,
-    /// The names of the tables that events go to; the first is the primary.
-    pub tables: Vec<String>,
+    /// The attribute in which a record states its own category.
+    pub category_key: String,
+    /// The attribute that names the tenant whose key makes a record's pseudonyms, where tenants have keys of their own.
+    pub tenant_key: Option<String>,
+    /// Levels to treatments.
+    pub rules: Rules,
+    /// The tables that events go to; the first is the primary.
+    pub tables: Vec<TableRules>,
+    /// Which events go where; an event that no route matches goes to the primary table.
+    pub routes: Vec<Route>,
+    /// An event with a wrong value, or without a required one, is set aside; else it is stored without that value.
+    pub quarantine_broken: bool,
+    /// An event that the registry does not declare is set aside; else it is dropped.
+    pub quarantine_undeclared: bool,
+}
+
+/// What holds for one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableRules {
+    /// `namespace.table`.
+    pub name: String,
+    /// Its own treatments by level.
+    pub levels: LevelTreatments,
 }
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { future_max: DAY, age_max: 400 * DAY, value_bytes_max: 64 * 1024, level_key: "event.privacy_level".to_owned(), tables: vec!["product.events".to_owned()] }
+        Self {
+            future_max: DAY,
+            age_max: 400 * DAY,
+            value_bytes_max: 64 * 1024,
+            level_key: "event.privacy_level".to_owned(),
+            category_key: "event.category".to_owned(),
+            tenant_key: None,
+            rules: Rules::default(),
+            tables: vec![TableRules {
+                name: "product.events".to_owned(),
+                levels: LevelTreatments::default(),
+            }],
+            routes: Vec::new(),
+            quarantine_broken: true,
+            quarantine_undeclared: false,
+        }
     }
+}
+
+/// Why a policy cannot be enforced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A column would hold both.
+    #[error(
+        "column `{column}` of {table} would hold pseudonyms of some events and plain values of others; give its attributes one \
+         treatment, in schemas/ or in the policy"
+    )]
+    Mixed {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A column was made for plain values.
+    #[error(
+        "column `{column}` of {table} would hold pseudonyms, but was made for plain values; declare its attributes pseudonymous \
+         or personal in schemas/, or drop their level in the policy"
+    )]
+    NotForPseudonyms {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// The tenant's attribute cannot be one.
+    #[error("privacy.tenant_attribute: `{key}` is no declared attribute of type string, int, double or boolean")]
+    Tenant {
+        /// Its key.
+        key: String,
+    },
 }
 
 /// The compiled policy: decides what of a request may be stored.
@@ -81,6 +163,7 @@ impl Default for GateOptions {
 pub struct Gate {
     registry: Arc<Registry>,
     policy: Policy,
+    router: Router,
     pseudonyms: Pseudonyms,
     scanner: Scanner,
     identity_key: DerivedKey,
@@ -89,18 +172,21 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Compiles the registry into a gate.
-    #[must_use]
-    pub fn new(registry: Arc<Registry>, keys: &MasterKey, options: GateOptions) -> Self {
-        Self {
-            policy: Policy::new(&registry, &options.level_key),
+    /// Compiles the registry and the operator's rules into a gate.
+    ///
+    /// # Errors
+    /// [`PolicyError`], where the rules contradict the registry.
+    pub fn new(registry: Arc<Registry>, keys: &MasterKey, options: GateOptions) -> Result<Self, PolicyError> {
+        Ok(Self {
+            policy: Policy::new(&registry, &options)?,
+            router: Router::new(&options.routes, &registry),
             scanner: Scanner::new(),
             pseudonyms: Pseudonyms::new(keys),
             identity_key: Identities::purpose_key(keys),
             version: version(&registry, &options),
             registry,
             options,
-        }
+        })
     }
 
     /// Decides about every record of a request, at the time `now_micros` (microseconds since the Unix epoch).
@@ -120,10 +206,15 @@ impl Gate {
         &self.version
     }
 
+    /// True where a value is the id of a subject who withdrew consent.
+    fn is_withdrawn(&self, _tenant: Option<&str>, _text: &str) -> bool {
+        false
+    }
+
     /// The names of the tables that events go to; the first is the primary.
     #[must_use]
-    pub fn tables(&self) -> &[String] {
-        &self.options.tables
+    pub fn tables(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.options.tables.iter().map(|table| table.name.as_str())
     }
 
     /// The registry that the gate enforces.
@@ -139,8 +230,10 @@ fn version(registry: &Registry, options: &GateOptions) -> String {
     hash.update(options.future_max.as_micros().to_le_bytes());
     hash.update(options.age_max.as_micros().to_le_bytes());
     hash.update((options.value_bytes_max as u64).to_le_bytes());
-    hash.update((options.level_key.len() as u64).to_le_bytes());
-    hash.update(&options.level_key);
+    // Their debug forms name every field and quote every text, so no two rules have one form.
+    let GateOptions { level_key, category_key, tenant_key, rules, tables, routes, .. } = options;
+    let quarantine = (options.quarantine_broken, options.quarantine_undeclared);
+    hash.update(format!("{:?}", (level_key, category_key, tenant_key, rules, tables, routes, quarantine)));
     hash.update(registry.version());
     hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -148,12 +241,15 @@ fn version(registry: &Registry, options: &GateOptions) -> String {
 /// Sees each decision as it is made. Production passes [`Silent`], which costs nothing; `esker explain` records, on the
 /// very same path.
 pub trait Observer {
-    /// A record was decided about; its attributes follow where it was cleared.
+    /// A record was decided about, its attributes before it.
     fn event(&mut self, record: &RawRecord<'_>, subject: Subject, outcome: EventOutcome);
 
-    /// An attribute of that record was decided about. `declared` is an index into `Registry::attributes`, where the
+    /// An attribute of the record that comes next was decided about. `declared` is an index into `Registry::attributes`, where the
     /// event declares it.
     fn attribute(&mut self, attribute: &RawAttribute<'_>, declared: Option<usize>, outcome: AttributeOutcome);
+
+    /// The attributes so far are decided about anew: the record turned out to be of a subject who withdrew consent.
+    fn forget_attributes(&mut self);
 }
 
 /// Observes nothing.
@@ -166,12 +262,16 @@ impl Observer for Silent {
 
     #[inline]
     fn attribute(&mut self, _: &RawAttribute<'_>, _: Option<usize>, _: AttributeOutcome) {}
+
+    #[inline]
+    fn forget_attributes(&mut self) {}
 }
 
 /// Events that may be stored: every value was declared, coerced and treated. Made only by the gate.
 #[derive(Default)]
 pub struct Cleared<'a> {
     pub(crate) events: Vec<ClearedEvent<'a>>,
+    quarantined: Vec<QuarantinedEvent<'a>>,
     /// Values of all events; each event holds a range of it.
     pub(crate) values: Vec<(u32, ClearedValue<'a>)>,
     /// Text that the gate made (pseudonyms, canonical JSON, decimal text).
@@ -192,6 +292,12 @@ impl<'a> Cleared<'a> {
     #[must_use]
     pub fn events(&self) -> &[ClearedEvent<'a>] {
         &self.events
+    }
+
+    /// The events that are set aside, in request order.
+    #[must_use]
+    pub fn quarantined(&self) -> &[QuarantinedEvent<'a>] {
+        &self.quarantined
     }
 
     /// An event's values: (index into `Registry::columns`, value), each column at most once.
@@ -251,6 +357,8 @@ impl ClearedValue<'_> {
 pub struct ClearedEvent<'a> {
     /// Index into `Registry::events`.
     pub event: u32,
+    /// The registry's category, or what the record states where that is more confined.
+    pub category: Category,
     /// `log.record.uid` where it was a plausible id, else None.
     pub uid: Option<&'a str>,
     /// 128 bits of the keyed hash of content and ordinal; the event id where there is no uid.

@@ -42,6 +42,10 @@ pub enum PrivacyLevel {
 }
 
 impl PrivacyLevel {
+    /// Every level, the least strict first.
+    pub const ALL: [Self; 5] =
+        [Self::Public, Self::Internal, Self::Pseudonymous, Self::Personal, Self::Sensitive];
+
     /// The level's name, as files have it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -57,9 +61,7 @@ impl PrivacyLevel {
     /// The level of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Public, Self::Internal, Self::Pseudonymous, Self::Personal, Self::Sensitive]
-            .into_iter()
-            .find(|level| level.as_str() == name)
+        Self::ALL.into_iter().find(|level| level.as_str() == name)
     }
 }
 

@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{AppError, Format, print};
+use super::{AppError, Format, print, startup};
 use crate::columns::Layout;
 use crate::config::Config;
+use crate::privacy::Gate;
 use crate::registry::Registry;
+use crate::secret::MasterKey;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -30,6 +33,10 @@ struct Report {
 /// Every problem of the registry at once; exit code 2.
 pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
     let registry = Registry::load(&config.schemas)?;
+    let registry = Arc::new(registry);
+    // A throw-away key: what is checked is whether the rules and the registry agree.
+    let key = MasterKey::generate().map_err(anyhow::Error::from)?;
+    Gate::new(Arc::clone(&registry), &key, startup::gate_options(config))?;
     let columns = Layout::new(&registry).map_err(anyhow::Error::from)?.columns().len();
     let report = report(config, &registry, columns);
     let text = match format {

@@ -31,7 +31,7 @@ pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppEr
     let names = NameFallback::new(config.receive.names.clone());
     let raw = RawEvents::decode(&request, &names).map_err(anyhow::Error::from)?;
     let key = key(config)?;
-    let gate = Gate::new(registry, &key, startup::gate_options(config));
+    let gate = Gate::new(registry, &key, startup::gate_options(config))?;
     let events = explain(&gate, &raw, SystemClock.now_micros());
     let text = match format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&events).map_err(anyhow::Error::from)?),

@@ -119,7 +119,7 @@ impl Service {
         let key = startup::master_key(config, !used)?;
         let files = WalFiles::lock(&config.data_dir, ids.as_ref()).map_err(anyhow::Error::from)?;
         let identity = files.identity();
-        let gate = Gate::new(Arc::clone(&registry), &key, startup::gate_options(config));
+        let gate = Gate::new(Arc::clone(&registry), &key, startup::gate_options(config))?;
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
         let destinations = tables::open(config, layout.columns(), &clock, &ids, writer.id).await?;

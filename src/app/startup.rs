@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::config::{Config, SecretReference};
-use crate::privacy::GateOptions;
+use crate::privacy::{GateOptions, TableRules};
 use crate::secret::{self, MasterKey};
 
 /// The gate's options.
@@ -15,7 +15,16 @@ pub(super) fn gate_options(config: &Config) -> GateOptions {
     GateOptions {
         future_max: config.privacy.future_max,
         age_max: config.privacy.age_max,
-        tables: config.tables.iter().map(|table| table.name.clone()).collect(),
+        tables: config
+            .tables
+            .iter()
+            .map(|table| TableRules { name: table.name.clone(), levels: table.policy })
+            .collect(),
+        routes: config.routes.clone(),
+        rules: config.privacy.rules.clone(),
+        level_key: config.privacy.level_key.clone(),
+        category_key: config.privacy.category_key.clone(),
+        tenant_key: config.privacy.tenant_key.clone(),
         ..GateOptions::default()
     }
 }

@@ -41,7 +41,6 @@ pub(super) async fn open(
     ids: &Arc<dyn Ids>,
     writer_id: Uuid,
 ) -> anyhow::Result<Destinations> {
-    refuse_unenforced(config)?;
     let mut opened = Vec::with_capacity(config.tables.len());
     for table in &config.tables {
         let options = TableOptions::from(table);
@@ -52,21 +51,6 @@ pub(super) async fn open(
     let mut opened = opened.into_iter();
     let primary = opened.next().context("the configuration has no table")?;
     Ok(Destinations::new(primary, opened.collect(), writer_id))
-}
-
-/// What the gate does not follow must not look as if it did: rows would be stored where the operator does not expect them.
-fn refuse_unenforced(config: &Config) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        config.routes.is_empty(),
-        "routes: this version does not follow [[routes]] yet; remove them"
-    );
-    match config.tables.iter().find(|table| !table.policy.is_empty()) {
-        Some(table) => anyhow::bail!(
-            "tables.policy (`{}`): this version does not follow a table's own policy yet; remove it",
-            table.name
-        ),
-        None => Ok(()),
-    }
 }
 
 /// Looks at every table; None for one that does not exist yet. Makes and changes nothing.

@@ -18,7 +18,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::{Batch, ENVELOPE, Envelope, Layout, UTC};
 use crate::privacy::{Cleared, ClearedEvent, ClearedValue};
-use crate::registry::{Category, ColumnType, Registry};
+use crate::registry::{ColumnType, Registry};
 
 /// Most cells (rows times columns that hold a value) of one request: about 64 MiB of empty ones. An ordinary request of
 /// 512 events has some 13,000; ordinary events of 25 columns reach the limit at 167,000 in one request.
@@ -73,7 +73,7 @@ pub enum EncodeError {
 pub struct Encoder {
     fields: Vec<FieldRef>,
     types: Vec<ColumnType>,
-    events: Vec<(String, &'static str)>,
+    events: Vec<String>,
     policy_version: String,
     consent_bases: Vec<String>,
 }
@@ -82,15 +82,10 @@ impl Encoder {
     /// An encoder for the events that a gate with this registry clears.
     #[must_use]
     pub fn new(layout: &Layout, registry: &Registry, policy_version: &str) -> Self {
-        let category = |category| match category {
-            Category::Product => "product",
-            Category::Operational => "operational",
-            Category::Security => "security",
-        };
         Self {
             fields: layout.arrow_schema().fields().iter().map(Arc::clone).collect(),
             types: layout.columns().iter().map(|column| column.ty).collect(),
-            events: registry.events().iter().map(|e| (e.name.clone(), category(e.category))).collect(),
+            events: registry.events().iter().map(|event| event.name.clone()).collect(),
             policy_version: policy_version.to_owned(),
             consent_bases: Vec::new(),
         }
@@ -151,10 +146,10 @@ impl Encoder {
         let mut hex = [0; 32];
         let id = event.uid.unwrap_or_else(|| hex_text(&event.digest, &mut hex));
         columns.text(Envelope::EventId, row, id)?;
-        if let Some((name, category)) = self.events.get(event.event as usize) {
+        if let Some(name) = self.events.get(event.event as usize) {
             columns.text(Envelope::EventName, row, name)?;
-            columns.text(Envelope::Category, row, category)?;
         }
+        columns.text(Envelope::Category, row, event.category.as_str())?;
         columns.push(Envelope::EventTime as usize, row, &ClearedValue::Int(event.event_time), "")?;
         let optional = [
             (Envelope::ServiceName, event.service_name),

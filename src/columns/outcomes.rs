@@ -51,10 +51,16 @@ impl AttributeFate {
             AttributeOutcome::Pseudonymised => Some(Self::Pseudonymised),
             AttributeOutcome::Masked => Some(Self::Masked),
             AttributeOutcome::Envelope | AttributeOutcome::Null => None,
+            AttributeOutcome::Reduced => Some(Self::Reduced),
             AttributeOutcome::DroppedPersonal
             | AttributeOutcome::DroppedSensitive
+            | AttributeOutcome::DroppedByPolicy
+            | AttributeOutcome::DroppedByConsent
             | AttributeOutcome::DroppedByRecord
             | AttributeOutcome::DroppedLeak
+            | AttributeOutcome::LeakQuarantined
+            | AttributeOutcome::Unreducible
+            | AttributeOutcome::KeyDestroyed
             | AttributeOutcome::Untrusted
             | AttributeOutcome::Undeclared
             | AttributeOutcome::Duplicate

@@ -69,7 +69,7 @@ fn columns_without_a_value_are_absent_and_gaps_are_null() {
     let batch = encode(vec![
         Sent::named(COMMITTED).with("title", "first"),
         Sent::named(COMMITTED),
-        Sent::named("billing.invoice.sent").with("account.number", 7),
+        Sent::named("billing.invoice.sent").with("environment.id", 7),
         Sent::named(COMMITTED).with("title", "last").with("score", Value::Double(0.5)),
         Sent::named(COMMITTED).with("is_live", Value::Bool(true)).with("header.a", "b"),
         Sent::named(COMMITTED),
@@ -82,7 +82,7 @@ fn columns_without_a_value_are_absent_and_gaps_are_null() {
     let expected: [&[(&str, &str)]; 6] = [
         &[("title", "first")],
         &[],
-        &[("account_number", "7")],
+        &[("environment_id", "7")],
         &[("title", "last"), ("score", "0.5")],
         &[("is_live", "true"), ("header", r#"{"a":"b"}"#)],
         &[],

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
 use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
+use crate::privacy::{Destination, LevelTreatments, Rules};
 use crate::receive::decode::{Rule, Source};
 use crate::wal::OnDamage;
 
@@ -74,6 +75,17 @@ struct RawPrivacy {
     future_max: Duration,
     #[serde(with = "humantime_serde")]
     age_max: Duration,
+    level_attribute: String,
+    category_attribute: String,
+    tenant_attribute: Option<String>,
+    policy: RawPolicy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawPolicy {
+    warehouse: serde_json::Map<String, serde_json::Value>,
+    amplitude: serde_json::Map<String, serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,7 +184,15 @@ impl Default for RawPrivacy {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         // A year of history can be loaded; more would let one bad clock open thousands of partitions.
-        Self { key: None, future_max: DAY, age_max: DAY * 400 }
+        Self {
+            key: None,
+            future_max: DAY,
+            age_max: DAY * 400,
+            level_attribute: "event.privacy_level".to_owned(),
+            category_attribute: "event.category".to_owned(),
+            tenant_attribute: None,
+            policy: RawPolicy::default(),
+        }
     }
 }
 
@@ -227,11 +247,7 @@ impl RawConfig {
         let routes = tables::routes(self.routes, &tables)?;
         Ok(Config {
             receive: self.receive.validate()?,
-            privacy: PrivacyConfig {
-                key,
-                future_max: self.privacy.future_max,
-                age_max: at_least("privacy.age_max", self.privacy.age_max, Duration::from_secs(3600))?,
-            },
+            privacy: self.privacy.validate(key)?,
             wal: self.wal.validate()?,
             tables,
             routes,
@@ -246,6 +262,37 @@ impl RawConfig {
             schemas: self.schemas,
         })
     }
+}
+
+impl RawPrivacy {
+    fn validate(self, key: SecretReference) -> Result<PrivacyConfig, ConfigError> {
+        let levels = |destination: Destination, map: &serde_json::Map<String, serde_json::Value>| {
+            let key = format!("privacy.policy.{}", destination.as_str());
+            LevelTreatments::parse(map).map_err(|error| problem(&key, &error.to_string()))
+        };
+        Ok(PrivacyConfig {
+            key,
+            future_max: self.future_max,
+            age_max: at_least("privacy.age_max", self.age_max, Duration::from_secs(3600))?,
+            rules: Rules {
+                warehouse: levels(Destination::Warehouse, &self.policy.warehouse)?,
+                amplitude: levels(Destination::Amplitude, &self.policy.amplitude)?,
+            },
+            level_key: attribute_key("privacy.level_attribute", self.level_attribute)?,
+            category_key: attribute_key("privacy.category_attribute", self.category_attribute)?,
+            tenant_key: self
+                .tenant_attribute
+                .map(|key| attribute_key("privacy.tenant_attribute", key))
+                .transpose()?,
+        })
+    }
+}
+
+fn attribute_key(key: &str, attribute: String) -> Result<String, ConfigError> {
+    if attribute.is_empty() {
+        return Err(problem(key, "must be an attribute's key, for example event.category"));
+    }
+    Ok(attribute)
 }
 
 impl RawReceive {

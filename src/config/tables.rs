@@ -3,13 +3,13 @@
 //! Owns: the spelling and the checks of these sections, and that every table and every route can be reached. Does not own:
 //! deciding about an event (`privacy`), keeping the rows (`table`).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::ConfigError;
 use super::raw::problem;
+use crate::privacy::{Decision, EventPattern, LevelTreatments, ResourceMatch, Route, RouteTarget};
 use crate::registry::Category;
 
 /// Most tables: each costs a commit in each flush that has rows for it, and its metadata in memory.
@@ -33,64 +33,7 @@ pub struct TableConfig {
     /// How long its rows are to be kept, in days. Recorded in the table.
     pub retention_days: Option<u32>,
     /// Treatments by level that hold for this table instead of those of all tables. The primary has none of its own.
-    pub policy: BTreeMap<String, String>,
-}
-
-/// A rule that says where events go. An event takes the first route that matches it, else the primary table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteConfig {
-    /// The event's category, as the registry declares it.
-    pub category: Option<Category>,
-    /// The event's name; empty for all.
-    pub events: Vec<EventPattern>,
-    /// A resource attribute and its value, as text.
-    pub resource: Option<ResourceMatch>,
-    /// The decision on the event's consent.
-    pub consent: Option<ConsentState>,
-    /// Where it leads.
-    pub target: RouteTarget,
-}
-
-/// Names of events.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EventPattern {
-    /// This name.
-    Name(String),
-    /// Every name that starts with this text, which ends in a dot.
-    Prefix(String),
-}
-
-/// A resource attribute and its value.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ResourceMatch {
-    /// The attribute's key.
-    pub key: String,
-    /// Its value, as text.
-    pub value: String,
-}
-
-/// A decision on consent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConsentState {
-    /// It was given.
-    Granted,
-    /// It was refused.
-    Denied,
-    /// Nothing says.
-    Unknown,
-    /// None is needed.
-    NotRequired,
-}
-
-/// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RouteTarget {
-    /// To a table: a place in the list of tables.
-    Table(usize),
-    /// Nowhere: the event is counted and not stored.
-    Drop,
+    pub policy: LevelTreatments,
 }
 
 /// Section `[table]`.
@@ -112,7 +55,7 @@ pub(super) struct RawOtherTable {
     #[serde(with = "humantime_serde", default)]
     retention: Option<Duration>,
     #[serde(default)]
-    policy: BTreeMap<String, String>,
+    policy: serde_json::Map<String, serde_json::Value>,
 }
 
 /// An entry of `[[routes]]`.
@@ -123,7 +66,7 @@ pub(super) struct RawRoute {
     #[serde(default)]
     events: Option<Vec<String>>,
     resource: Option<ResourceMatch>,
-    consent: Option<ConsentState>,
+    consent: Option<Decision>,
     table: Option<String>,
     #[serde(default)]
     drop: bool,
@@ -173,7 +116,7 @@ pub(super) fn tables(
             .map_or_else(|| Ok(default_warehouse()), |url| warehouse("table", url))?,
         name: table_name("table", primary.name)?,
         retention_days: retention("table", primary.retention)?,
-        policy: BTreeMap::new(),
+        policy: LevelTreatments::default(),
     };
     let own = [quarantine_name(&primary.name), withdrawals_name(&primary.name)];
     let mut tables = vec![primary];
@@ -193,18 +136,19 @@ pub(super) fn tables(
             warehouse: other.warehouse.map_or(Ok(beside), |url| warehouse("tables", url))?,
             name,
             retention_days: retention("tables", other.retention)?,
-            policy: other.policy,
+            policy: LevelTreatments::parse(&other.policy)
+                .map_err(|error| problem("tables.policy", &error.to_string()))?,
         });
     }
     Ok(tables)
 }
 
 /// Checks all routes against the tables and against each other.
-pub(super) fn routes(raw: Vec<RawRoute>, tables: &[TableConfig]) -> Result<Vec<RouteConfig>, ConfigError> {
+pub(super) fn routes(raw: Vec<RawRoute>, tables: &[TableConfig]) -> Result<Vec<Route>, ConfigError> {
     if raw.len() > ROUTES_MAX {
         return Err(problem("routes", &format!("there may be at most {ROUTES_MAX} routes")));
     }
-    let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
+    let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
     for (number, raw) in (1..).zip(raw) {
         let route = raw.validate(number, tables)?;
         if let Some(earlier) = routes.iter().position(|earlier| earlier.covers(&route)) {
@@ -223,7 +167,7 @@ pub(super) fn routes(raw: Vec<RawRoute>, tables: &[TableConfig]) -> Result<Vec<R
 }
 
 impl RawRoute {
-    fn validate(self, number: usize, tables: &[TableConfig]) -> Result<RouteConfig, ConfigError> {
+    fn validate(self, number: usize, tables: &[TableConfig]) -> Result<Route, ConfigError> {
         let wrong =
             |key: &str, text: String| problem(&format!("routes.{key}"), &format!("route {number}: {text}"));
         let target = match (self.table, self.drop) {
@@ -253,9 +197,9 @@ impl RawRoute {
                     "an empty list matches nothing; leave the key out to match all".to_owned(),
                 ));
             }
-            events.into_iter().map(|text| EventPattern::parse(text, &wrong)).collect()
+            events.into_iter().map(|text| pattern(text, &wrong)).collect()
         });
-        Ok(RouteConfig {
+        Ok(Route {
             category: self.category.map(|category| match category {
                 RawCategory::Product => Category::Product,
                 RawCategory::Operational => Category::Operational,
@@ -269,48 +213,18 @@ impl RawRoute {
     }
 }
 
-impl EventPattern {
-    fn parse(text: String, wrong: &impl Fn(&str, String) -> ConfigError) -> Result<Self, ConfigError> {
-        let is_plain = |name: &str| {
-            !name.is_empty()
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        };
-        match text.strip_suffix('*') {
-            Some(prefix) if prefix.ends_with('.') && is_plain(prefix) => Ok(Self::Prefix(prefix.to_owned())),
-            None if is_plain(&text) => Ok(Self::Name(text)),
-            _ => Err(wrong(
-                "events",
-                "each entry is an event's name, or the start of names as in `features.*`".to_owned(),
-            )),
-        }
-    }
-
-    /// True where it matches this event's name.
-    #[must_use]
-    pub fn matches(&self, event: &str) -> bool {
-        match self {
-            Self::Name(name) => name == event,
-            Self::Prefix(prefix) => event.starts_with(prefix.as_str()),
-        }
-    }
-
-    /// True where it matches every name that the other one matches.
-    fn covers(&self, other: &Self) -> bool {
-        match other {
-            Self::Name(name) => self.matches(name),
-            Self::Prefix(prefix) => matches!(self, Self::Prefix(own) if prefix.starts_with(own.as_str())),
-        }
-    }
-}
-
-impl RouteConfig {
-    /// True where it matches every event that the other one matches.
-    fn covers(&self, other: &Self) -> bool {
-        let events = |pattern: &EventPattern| self.events.iter().any(|own| own.covers(pattern));
-        (self.category.is_none() || self.category == other.category)
-            && (self.resource.is_none() || self.resource == other.resource)
-            && (self.consent.is_none() || self.consent == other.consent)
-            && (self.events.is_empty() || (!other.events.is_empty() && other.events.iter().all(events)))
+fn pattern(text: String, wrong: &impl Fn(&str, String) -> ConfigError) -> Result<EventPattern, ConfigError> {
+    let is_plain = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    match text.strip_suffix('*') {
+        Some(prefix) if prefix.ends_with('.') && is_plain(prefix) => Ok(EventPattern::Prefix(prefix.to_owned())),
+        None if is_plain(&text) => Ok(EventPattern::Name(text)),
+        _ => Err(wrong(
+            "events",
+            "each entry is an event's name, or the start of names as in `features.*`".to_owned(),
+        )),
     }
 }
 

@@ -12,7 +12,7 @@ use super::scan::Scanner;
 use super::coerce::unquote;
 use super::tally::AttributeOutcome;
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawResource, RawValue};
-use crate::registry::PrivacyLevel;
+use crate::registry::{Category, PrivacyLevel};
 
 const NAME_BYTES_MAX: usize = 128;
 const VERSION_BYTES_MAX: usize = 64;
@@ -111,6 +111,19 @@ pub(super) fn level(value: RawValue<'_>) -> PrivacyLevel {
         Ok(text) if text.is_empty() || text == "null" => PrivacyLevel::Public,
         Ok(text) => PrivacyLevel::parse(&text).unwrap_or(PrivacyLevel::Sensitive),
         Err(_) => PrivacyLevel::Sensitive,
+    }
+}
+
+/// The category that a record states of itself. What is no category's name is read as the most confined one, as a level is.
+/// No value states nothing.
+pub(super) fn category(value: RawValue<'_>) -> Option<Category> {
+    let RawValue::Str(bytes) = value else {
+        return (value != RawValue::Empty).then_some(Category::Security);
+    };
+    match std::str::from_utf8(bytes).map(|text| unquote(text.trim()).to_ascii_lowercase()) {
+        Ok(text) if text.is_empty() || text == "null" => None,
+        Ok(text) => Some(Category::parse(&text).unwrap_or(Category::Security)),
+        Err(_) => Some(Category::Security),
     }
 }
 

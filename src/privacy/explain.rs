@@ -10,7 +10,7 @@ use super::{
     AttributeOutcome, Cleared, ClearedEvent, ClearedValue, EventOutcome, Gate, Observer, Subject, Verdict,
 };
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
-use crate::registry::Registry;
+use crate::registry::{Event, Registry};
 
 /// What would happen to an event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,7 +71,7 @@ pub struct ExplainedAttribute {
 #[must_use]
 pub fn explain(gate: &Gate, raw: &RawEvents<'_>, now_micros: i64) -> Vec<ExplainedEvent> {
     let registry = gate.registry();
-    let mut recorder = Recorder { registry, event: None, events: Vec::new() };
+    let mut recorder = Recorder { registry, pending: Vec::new(), events: Vec::new() };
     let cleared = gate.clear(raw, now_micros, &mut recorder);
     let mut rows = cleared.events().iter();
     let cleared_only =
@@ -88,28 +88,33 @@ pub fn explain(gate: &Gate, raw: &RawEvents<'_>, now_micros: i64) -> Vec<Explain
 
 struct Recorder<'r> {
     registry: &'r Registry,
-    /// The declared event whose attributes come next.
-    event: Option<u32>,
+    /// The attributes of the record that comes next: key, declared, outcome.
+    pending: Vec<(String, Option<usize>, AttributeOutcome)>,
     events: Vec<ExplainedEvent>,
 }
 
 impl Observer for Recorder<'_> {
     fn event(&mut self, record: &RawRecord<'_>, subject: Subject, outcome: EventOutcome) {
-        self.event = match subject {
-            Subject::Declared(event) => Some(event),
+        let event = match subject {
+            Subject::Declared(event) => self.registry.events().get(event as usize),
             Subject::Undeclared | Subject::Unnamed => None,
         };
+        let pending = std::mem::take(&mut self.pending);
         self.events.push(ExplainedEvent {
             ordinal: record.ordinal,
             name: String::from_utf8_lossy(record.name).into_owned(),
             verdict: match outcome.verdict() {
                 Verdict::Cleared => "cleared",
+                Verdict::Quarantined => "quarantined",
                 Verdict::Dropped => "dropped",
                 Verdict::Rejected => "rejected",
             },
             reason: outcome.as_str(),
             envelope: None,
-            attributes: Vec::new(),
+            attributes: pending
+                .into_iter()
+                .map(|(key, declared, outcome)| self.attribute_of(event, key, declared, outcome))
+                .collect(),
         });
     }
 
@@ -119,35 +124,45 @@ impl Observer for Recorder<'_> {
         declared: Option<usize>,
         outcome: AttributeOutcome,
     ) {
-        let used = self
-            .event
-            .and_then(|event| self.registry.events().get(event as usize))
+        self.pending.push((String::from_utf8_lossy(attribute.key).into_owned(), declared, outcome));
+    }
+
+    fn forget_attributes(&mut self) {
+        self.pending.clear();
+    }
+}
+
+impl Recorder<'_> {
+    fn attribute_of(
+        &self,
+        event: Option<&Event>,
+        key: String,
+        declared: Option<usize>,
+        outcome: AttributeOutcome,
+    ) -> ExplainedAttribute {
+        let used = event
             .and_then(|event| event.attributes.iter().find(|used| Some(used.attribute) == declared));
         let treatment = match outcome {
             AttributeOutcome::Kept => "keep",
             AttributeOutcome::Masked => "mask",
+            AttributeOutcome::Reduced => "reduce",
             AttributeOutcome::Pseudonymised => "pseudonymise",
             AttributeOutcome::Envelope => "envelope",
             _ => "drop",
         };
-        let is_stored = matches!(
-            outcome,
-            AttributeOutcome::Kept | AttributeOutcome::Masked | AttributeOutcome::Pseudonymised
-        );
+        let is_stored = matches!(treatment, "keep" | "mask" | "reduce" | "pseudonymise");
         let column = declared
             .filter(|_| is_stored)
             .and_then(|declared| self.registry.attributes().get(declared))
             .and_then(|declared| self.registry.columns().get(declared.column))
             .map(|column| column.name.clone());
-        if let Some(event) = self.events.last_mut() {
-            event.attributes.push(ExplainedAttribute {
-                key: String::from_utf8_lossy(attribute.key).into_owned(),
-                level: used.map(|used| used.privacy.as_str()),
-                treatment,
-                reason: outcome.as_str(),
-                column,
-                stored: None,
-            });
+        ExplainedAttribute {
+            key,
+            level: used.map(|used| used.privacy.as_str()),
+            treatment,
+            reason: outcome.as_str(),
+            column,
+            stored: None,
         }
     }
 }

@@ -1,19 +1,26 @@
 //! One pass over a request: every record and attribute gets exactly one outcome.
 //!
-//! Owns: the order of decisions, duplicates, shared columns, templates. Does not own: each single rule (its neighbours).
+//! Owns: the order of decisions, duplicates, shared columns, templates, the contract of an event. Does not own: each single
+//! rule (its neighbours).
 //!
-//! A record's attributes are first chosen (which key, which treatment, the last of equal keys), then treated. All scratch
-//! space is reused from record to record: a record costs no allocation.
+//! A record is read twice. First for what it says of itself (its level, its category, consent, its tenant), which decides
+//! where it goes and which treatments hold; then its attributes are chosen (the last of equal keys) and treated. All
+//! scratch space is reused from record to record: a record costs no allocation.
 
-use super::coerce::{as_text, coerce, fit, made_since};
+use super::action::Action;
+use super::coerce::{as_text, coerce};
+use super::consent::Decision;
 use super::envelope::{self, ResourceEnvelope, TimeBounds};
 use super::identity::Identities;
 use super::json;
-use super::policy::{AttributePlan, EventPlan, Treatment};
+use super::policy::{AttributePlan, EventPlan};
+use super::quarantined::QuarantinedEvent;
+use super::route::RouteTarget;
+use super::store::Store;
 use super::tally::{AttributeOutcome, Counter, EventOutcome, Subject};
-use super::{Cleared, ClearedEvent, ClearedValue, Gate, Observer};
+use super::{Cleared, ClearedEvent, Gate, Observer};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawValue};
-use crate::registry::{LeakAction, PrivacyLevel, Trust};
+use crate::registry::{Category, PrivacyLevel};
 
 /// Decides about every record of a request.
 pub(super) fn clear<'a, O: Observer>(
@@ -23,13 +30,14 @@ pub(super) fn clear<'a, O: Observer>(
     observer: &mut O,
 ) -> Cleared<'a> {
     let mut pass = Pass::new(gate, raw, now_micros, observer);
-    for record in raw.records() {
-        pass.record(record);
+    for (place, record) in (0..).zip(raw.records()) {
+        pass.record(place, record);
     }
     Cleared {
         tally: pass.counter.finish(),
         request_digest: pass.identities.finish(),
         events: pass.events,
+        quarantined: pass.quarantined,
         values: pass.store.values,
         made: pass.store.made,
     }
@@ -41,40 +49,57 @@ struct Pass<'g, 'r, 'a, O> {
     observer: &'g mut O,
     bounds: TimeBounds,
     resources: Vec<ResourceEnvelope<'a>>,
+    /// By resource, then by route: whether the resource meets the route's condition.
+    routes: Vec<Vec<bool>>,
     /// Each scope's name, and whether it had one that is not plausible.
     scopes: Vec<(Option<&'a str>, bool)>,
     identities: Identities<'g>,
     counter: Counter,
     events: Vec<ClearedEvent<'a>>,
-    /// The current record's own level.
-    stated_level: PrivacyLevel,
+    quarantined: Vec<QuarantinedEvent<'a>>,
     store: Store<'a>,
     scratch: Scratch<'r, 'a>,
 }
 
-/// What is kept.
-#[derive(Default)]
-struct Store<'a> {
-    values: Vec<(u32, ClearedValue<'a>)>,
-    made: String,
-    /// Where the current record's values start.
-    record_start: usize,
+/// What a record says of itself.
+#[derive(Clone, Copy)]
+struct Stated {
+    level: PrivacyLevel,
+    category: Option<Category>,
+}
+
+/// A declared record on its way.
+#[derive(Clone, Copy)]
+struct Candidate<'r, 'a> {
+    record: &'r RawRecord<'a>,
+    /// Its place in the request.
+    place: u32,
+    event: u32,
+    event_time: i64,
+    digest: [u8; 16],
+    stated: Stated,
 }
 
 /// Space that is reused from record to record.
 struct Scratch<'r, 'a> {
+    /// For each attribute of the record, its key's number.
+    keys: Vec<Option<u32>>,
     chosen: Vec<Chosen<'r, 'a>>,
     /// Attributes whose column others fill as well; they wait until the order of their keys is known.
     sharing: Vec<Chosen<'r, 'a>>,
     templated: Vec<Templated<'r, 'a>>,
     /// By key number: in which round the key was last seen, and its place among the chosen.
     seen: Vec<(u32, u32)>,
+    /// By key number: in which round the key last had a value.
+    valued: Vec<u32>,
     round: u32,
     /// By key number, the key that came behind it last time; at the end, the key that came first. Senders write the same
     /// attributes in the same order again and again, so a guess mostly spares the hashing of the key.
     followers: Vec<u32>,
     /// The event of the last declared record.
     last_event: u32,
+    /// The keys at fault of the current record, and the outcome that says so.
+    faults: Vec<(u32, AttributeOutcome)>,
     object: String,
     entry: String,
 }
@@ -82,14 +107,14 @@ struct Scratch<'r, 'a> {
 #[derive(Clone, Copy)]
 struct Chosen<'r, 'a> {
     key: u32,
-    treatment: Treatment,
+    action: Action,
     attribute: &'r RawAttribute<'a>,
 }
 
 #[derive(Clone, Copy)]
 struct Templated<'r, 'a> {
     key: u32,
-    treatment: Treatment,
+    action: Action,
     rest: &'a [u8],
     place: u32,
     attribute: &'r RawAttribute<'a>,
@@ -107,27 +132,31 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 .iter()
                 .map(|resource| ResourceEnvelope::new(raw, resource, &gate.scanner))
                 .collect(),
+            routes: raw.resources.iter().map(|resource| gate.router.resource(raw, resource)).collect(),
             scopes: raw.scopes.iter().map(|scope| envelope::scope_name(scope.name, &gate.scanner)).collect(),
             identities: Identities::new(&gate.identity_key, raw),
             counter: Counter::new(gate.policy.event_count()),
             events: Vec::with_capacity(raw.records.len()),
-            stated_level: PrivacyLevel::default(),
-            store: Store { values: Vec::with_capacity(raw.attributes.len()), ..Store::default() },
+            quarantined: Vec::new(),
+            store: Store::with_capacity(raw.attributes.len()),
             scratch: Scratch {
+                keys: Vec::new(),
                 chosen: Vec::new(),
                 sharing: Vec::new(),
                 templated: Vec::new(),
                 seen: vec![(0, 0); gate.policy.key_count()],
+                valued: vec![0; gate.policy.key_count()],
                 round: 0,
                 followers: vec![0; gate.policy.key_count() + 1],
                 last_event: 0,
+                faults: Vec::new(),
                 object: String::new(),
                 entry: String::new(),
             },
         }
     }
 
-    fn record(&mut self, record: &'r RawRecord<'a>) {
+    fn record(&mut self, place: u32, record: &'r RawRecord<'a>) {
         let digest = self.identities.record(record);
         let declared = match record.name {
             [] => None,
@@ -135,55 +164,116 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         };
         let (subject, outcome) = match declared {
             None if record.name.is_empty() => (Subject::Unnamed, EventOutcome::Unnamed),
-            None => (Subject::Undeclared, EventOutcome::Undeclared),
-            Some(event) => (Subject::Declared(event), self.event_outcome(event, record)),
+            None => (Subject::Undeclared, self.undeclared(place, record, digest)),
+            Some(event) => (Subject::Declared(event), self.declared_event(place, record, event, digest)),
         };
         self.counter.event(subject, outcome);
         self.observer.event(record, subject, outcome);
-        if outcome == EventOutcome::Cleared
-            && let Some(event) = declared
-            && let Some(plan) = self.gate.policy.plan(event)
-            && let Some(event_time) = self.bounds.event_time(record)
-        {
-            self.cleared(record, event, plan, event_time, digest);
-        }
     }
 
-    /// Decides about a declared event, and reads the level that the record states.
-    fn event_outcome(&mut self, event: u32, record: &RawRecord<'a>) -> EventOutcome {
-        let level_key = self.gate.options.level_key.as_bytes();
-        let stated = self.raw.attributes(&record.attributes).iter();
-        let stated = stated.filter(|attribute| attribute.key == level_key);
-        self.stated_level = stated.map(|attribute| envelope::level(attribute.value)).max().unwrap_or_default();
-        let level = self.gate.policy.plan(event).map_or(PrivacyLevel::Sensitive, |plan| plan.level);
-        if level.max(self.stated_level) == PrivacyLevel::Sensitive {
-            EventOutcome::Sensitive
-        } else if self.bounds.event_time(record).is_none() {
-            EventOutcome::TimeOutOfRange
-        } else {
-            EventOutcome::Cleared
+    fn undeclared(&mut self, place: u32, record: &'r RawRecord<'a>, digest: [u8; 16]) -> EventOutcome {
+        if !self.gate.options.quarantine_undeclared {
+            return EventOutcome::Undeclared;
         }
+        self.set_aside(place, record, None, digest, EventOutcome::UndeclaredSetAside);
+        EventOutcome::UndeclaredSetAside
     }
 
-    fn cleared(
+    /// Decides about a declared event, in the order in which a rule may end the matter.
+    fn declared_event(
         &mut self,
+        place: u32,
         record: &'r RawRecord<'a>,
         event: u32,
-        plan: &EventPlan,
-        event_time: i64,
         digest: [u8; 16],
-    ) {
+    ) -> EventOutcome {
         self.scratch.last_event = event;
+        let Some(plan) = self.gate.policy.plan(event) else { return EventOutcome::Undeclared };
+        let stated = self.read_controls(record);
+        if plan.level.max(stated.level) == PrivacyLevel::Sensitive {
+            return EventOutcome::Sensitive;
+        }
+        let Some(event_time) = self.bounds.event_time(record) else { return EventOutcome::TimeOutOfRange };
+        let candidate = Candidate { record, place, event, event_time, digest, stated };
+        self.attempt(plan, candidate, false)
+    }
+
+    /// Finds the number of every key, and reads what the record says of itself.
+    fn read_controls(&mut self, record: &RawRecord<'a>) -> Stated {
+        let policy = &self.gate.policy;
+        let mut stated = Stated { level: PrivacyLevel::Public, category: None };
+        let mut previous = policy.key_count();
+        self.scratch.keys.clear();
+        for attribute in self.raw.attributes(&record.attributes) {
+            let key = self.key(attribute.key, &mut previous);
+            self.scratch.keys.push(key);
+            let Some(key) = key else { continue };
+            if policy.is_level(key) {
+                stated.level = stated.level.max(envelope::level(attribute.value));
+            } else if policy.is_category(key) {
+                stated.category = stated.category.max(envelope::category(attribute.value));
+            }
+        }
+        stated
+    }
+
+    /// Routes and treats an event; where it turns out to be of a subject who withdrew, once more as one without consent.
+    fn attempt(
+        &mut self,
+        plan: &'g EventPlan,
+        candidate: Candidate<'r, 'a>,
+        withdrawn: bool,
+    ) -> EventOutcome {
+        let Candidate { record, event, stated, .. } = candidate;
+        let category = stated.category.map_or(plan.category, |stated| stated.max(plan.category));
+        let consent: Option<Decision> = None;
+        let strip_identity = false;
+        let routes = self.routes.get(record.resource as usize).map(Vec::as_slice).unwrap_or_default();
+        let table = match self.gate.router.route(event, category, routes, consent) {
+            RouteTarget::Table(table) => table,
+            RouteTarget::Drop => return EventOutcome::RoutedNowhere,
+        };
+        let Some(actions) = self.gate.policy.actions(table, event) else { return EventOutcome::RoutedNowhere };
+        self.store.begin();
+        let uid = self.attributes(candidate, plan, actions.of(strip_identity));
+        if self.store.withdrawn && !withdrawn {
+            self.forget();
+            return self.attempt(plan, candidate, true);
+        }
+        if let Some(broken) = self.broken_contract(plan) {
+            self.store.take_back();
+            self.counter.forget_attributes();
+            self.set_aside(candidate.place, record, Some(event), candidate.digest, broken);
+            return broken;
+        }
+        self.keep(candidate, category, table, strip_identity, uid);
+        EventOutcome::Cleared
+    }
+
+    fn forget(&mut self) {
+        self.store.take_back();
+        self.counter.forget_attributes();
+        self.observer.forget_attributes();
+    }
+
+    fn keep(
+        &mut self,
+        candidate: Candidate<'r, 'a>,
+        category: Category,
+        table: usize,
+        strip_identity: bool,
+        uid: Option<&'a str>,
+    ) {
+        let Candidate { record, event, event_time, digest, .. } = candidate;
         let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
         let (scope_name, scope_implausible) =
             self.scopes.get(record.scope as usize).copied().unwrap_or_default();
         if resource.implausible || scope_implausible {
             self.counter.implausible_envelope();
         }
-        self.store.record_start = self.store.values.len();
-        let uid = self.attributes(record, plan);
         self.events.push(ClearedEvent {
             event,
+            category,
             uid,
             digest,
             event_time,
@@ -191,28 +281,79 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             service_version: resource.service_version,
             scope_name,
             severity: envelope::severity(record.severity_number, record.severity_text),
-            trace_id: record.trace_id,
-            span_id: record.span_id,
-            table: 0,
+            // A trace leads to whoever made the request.
+            trace_id: record.trace_id.filter(|_| !strip_identity),
+            span_id: record.span_id.filter(|_| !strip_identity),
+            table: u16::try_from(table).unwrap_or_default(),
             consent: None,
             consent_basis: None,
-            values: self.store.record_start as u32..self.store.values.len() as u32,
+            values: self.store.range(),
+        });
+    }
+
+    /// Whether the event breaks its contract: a wrong value, or none where one is required.
+    fn broken_contract(&mut self, plan: &EventPlan) -> Option<EventOutcome> {
+        let leaked = |(_, outcome): &(u32, AttributeOutcome)| *outcome == AttributeOutcome::LeakQuarantined;
+        if self.scratch.faults.iter().any(leaked) {
+            self.scratch.faults.retain(leaked);
+            return Some(EventOutcome::LeakSetAside);
+        }
+        if !self.gate.options.quarantine_broken {
+            return None;
+        }
+        if !self.scratch.faults.is_empty() {
+            return Some(EventOutcome::WrongType);
+        }
+        let Scratch { valued, round, faults, .. } = &mut self.scratch;
+        let missing = |key: &u32| valued.get(*key as usize) != Some(round);
+        faults.extend(plan.required.iter().copied().filter(missing).map(|key| (key, AttributeOutcome::Null)));
+        (!faults.is_empty()).then_some(EventOutcome::MissingRequired)
+    }
+
+    fn set_aside(
+        &mut self,
+        place: u32,
+        record: &RawRecord<'a>,
+        event: Option<u32>,
+        digest: [u8; 16],
+        reason: EventOutcome,
+    ) {
+        let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
+        self.quarantined.push(QuarantinedEvent {
+            record: place,
+            event,
+            reason,
+            digest,
+            occurred_micros: self.bounds.event_time(record),
+            service_name: resource.service_name,
+            faults: self.scratch.faults.drain(..).map(|(key, _)| key).collect(),
         });
     }
 
     /// Decides about a record's attributes; answers the event's id, if one of them is that.
-    fn attributes(&mut self, record: &'r RawRecord<'a>, plan: &EventPlan) -> Option<&'a str> {
+    fn attributes(
+        &mut self,
+        candidate: Candidate<'r, 'a>,
+        plan: &EventPlan,
+        actions: &[Action],
+    ) -> Option<&'a str> {
+        let record = candidate.record;
         self.scratch.chosen.clear();
         self.scratch.sharing.clear();
         self.scratch.templated.clear();
+        self.scratch.faults.clear();
         // 2^32 records do not fit into a request, so a round is never met again.
         self.scratch.round = self.scratch.round.wrapping_add(1);
+        let least = self.gate.options.rules.stated(candidate.stated.level);
         let raw = self.raw;
-        let mut previous = self.gate.policy.key_count();
         for (place, attribute) in (0..).zip(raw.attributes(&record.attributes)) {
-            let key = self.key(attribute.key, &mut previous);
-            self.choose(plan, key, place, attribute);
+            let key = self.scratch.keys.get(place as usize).copied().flatten();
+            let action = |key: u32| {
+                actions.get(key as usize).copied().unwrap_or(Action::Undeclared).at_least(least)
+            };
+            self.choose(plan, &action, key, place, attribute);
         }
+        self.find_tenant();
         let mut uid = None;
         for at in 0..self.scratch.chosen.len() {
             if let Some(chosen) = self.scratch.chosen.get(at).copied() {
@@ -224,6 +365,26 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         uid
     }
 
+    /// The record's tenant: the first of the tenant's attributes that has a value.
+    fn find_tenant(&mut self) {
+        let policy = &self.gate.policy;
+        if policy.tenant_keys().is_empty() {
+            return;
+        }
+        let mut text = self.store.tenant.take().unwrap_or_default();
+        for key in policy.tenant_keys() {
+            text.clear();
+            let chosen = self.scratch.chosen.iter().find(|chosen| chosen.key == *key);
+            let (Some(chosen), Some(plan)) = (chosen, policy.attribute(*key)) else { continue };
+            if let Ok(Some(value)) = coerce(chosen.attribute.value, &plan.coercion, TENANT_BYTES_MAX, &mut text) {
+                let value = as_text(value, &mut text);
+                let tenant = value.text(&text).unwrap_or_default().to_owned();
+                self.store.tenant = Some(tenant);
+                return;
+            }
+        }
+    }
+
     /// Finds a key's number; `previous` is the number of the key before it.
     fn key(&mut self, key: &[u8], previous: &mut usize) -> Option<u32> {
         let follower = self.scratch.followers.get_mut(*previous)?;
@@ -233,19 +394,26 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         Some(number)
     }
 
-    /// Finds an attribute's treatment; the last attribute of a key takes the place of earlier ones.
-    fn choose(&mut self, plan: &EventPlan, key: Option<u32>, place: u32, attribute: &'r RawAttribute<'a>) {
+    /// Finds an attribute's action; the last attribute of a key takes the place of earlier ones.
+    fn choose(
+        &mut self,
+        plan: &EventPlan,
+        action: &impl Fn(u32) -> Action,
+        key: Option<u32>,
+        place: u32,
+        attribute: &'r RawAttribute<'a>,
+    ) {
         let Some(key) = key else {
             return match plan.template(attribute.key) {
                 Some((template, rest)) => {
-                    let (key, treatment) = (template.key, template.treatment.at_least(self.stated_level));
-                    self.scratch.templated.push(Templated { key, treatment, rest, place, attribute });
+                    let (key, action) = (template.key, action(template.key));
+                    self.scratch.templated.push(Templated { key, action, rest, place, attribute });
                 }
                 None => self.settle(attribute, None, AttributeOutcome::Undeclared),
             };
         };
-        let treatment = plan.treatment(key).at_least(self.stated_level);
-        if treatment == Treatment::Undeclared {
+        let action = action(key);
+        if action == Action::Undeclared {
             return self.settle(attribute, None, AttributeOutcome::Undeclared);
         }
         let Scratch { chosen, seen, round, .. } = &mut self.scratch;
@@ -258,44 +426,69 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             }
             None => {
                 *seen = (*round, chosen.len() as u32);
-                chosen.push(Chosen { key, treatment, attribute });
+                chosen.push(Chosen { key, action, attribute });
             }
         }
     }
 
     fn treat(&mut self, chosen: Chosen<'r, 'a>, record: &RawRecord<'a>, uid: &mut Option<&'a str>) {
-        let outcome = match chosen.treatment {
-            Treatment::Undeclared => AttributeOutcome::Undeclared,
-            Treatment::DropPersonal => AttributeOutcome::DroppedPersonal,
-            Treatment::DropSensitive => AttributeOutcome::DroppedSensitive,
-            Treatment::DropByRecord => AttributeOutcome::DroppedByRecord,
-            Treatment::RecordLevel => AttributeOutcome::Envelope,
-            Treatment::EventId => match envelope::uid(chosen.attribute.value, &self.gate.scanner) {
+        let outcome = match chosen.action {
+            Action::Undeclared => AttributeOutcome::Undeclared,
+            Action::Drop(reason) => {
+                // It is there, though it is not stored: its event keeps its contract.
+                if !is_null(chosen.attribute.value) {
+                    self.has_value(chosen.key);
+                }
+                reason.outcome()
+            }
+            Action::Control => AttributeOutcome::Envelope,
+            Action::EventId => match envelope::uid(chosen.attribute.value, &self.gate.scanner) {
                 Ok(id) => {
                     *uid = Some(id);
                     AttributeOutcome::Envelope
                 }
                 Err(refusal) => refusal,
             },
-            Treatment::EventName => match chosen.attribute.value {
-                RawValue::Str(name) if name == record.name => {
-                    AttributeOutcome::Envelope
-                }
+            Action::EventName => match chosen.attribute.value {
+                RawValue::Str(name) if name == record.name => AttributeOutcome::Envelope,
                 _ => AttributeOutcome::Undeclared,
             },
-            Treatment::Keep | Treatment::Pseudonymise => {
+            Action::Keep | Action::Reduce(_) | Action::Pseudonymise => {
                 let Some(plan) = self.gate.policy.attribute(chosen.key) else { return };
-                if chosen.treatment == Treatment::Keep && self.gate.policy.is_uid(chosen.key) {
+                if chosen.action == Action::Keep && self.gate.policy.is_uid(chosen.key) {
                     *uid = envelope::uid(chosen.attribute.value, &self.gate.scanner).ok();
                 }
                 if plan.shared {
                     self.scratch.sharing.push(chosen);
                     return;
                 }
-                self.store.put(self.gate, plan, chosen)
+                self.put(plan, chosen)
             }
         };
         self.settle(chosen.attribute, self.declared(chosen.key), outcome);
+    }
+
+    /// Stores a value, and notes what that says of the event's contract.
+    fn put(&mut self, plan: &AttributePlan, chosen: Chosen<'r, 'a>) -> AttributeOutcome {
+        let outcome = self.store.put(self.gate, plan, chosen.action, chosen.attribute.value);
+        self.judge(chosen.key, outcome);
+        outcome
+    }
+
+    fn judge(&mut self, key: u32, outcome: AttributeOutcome) {
+        match outcome {
+            AttributeOutcome::Null | AttributeOutcome::Untrusted => {}
+            AttributeOutcome::TypeMismatch
+            | AttributeOutcome::NotAMember
+            | AttributeOutcome::LeakQuarantined => self.scratch.faults.push((key, outcome)),
+            _ => self.has_value(key),
+        }
+    }
+
+    fn has_value(&mut self, key: u32) {
+        if let Some(valued) = self.scratch.valued.get_mut(key as usize) {
+            *valued = self.scratch.round;
+        }
     }
 
     /// Of attributes that share a column, the first in the order of their keys that has a value fills it.
@@ -306,9 +499,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             let Some(chosen) = self.scratch.sharing.get(at).copied() else { return };
             let Some(plan) = self.gate.policy.attribute(chosen.key) else { return };
             let outcome = if self.store.is_taken(plan.column) {
+                self.has_value(chosen.key);
                 AttributeOutcome::ColumnTaken
             } else {
-                self.store.put(self.gate, plan, chosen)
+                self.put(plan, chosen)
             };
             self.settle(chosen.attribute, self.declared(chosen.key), outcome);
         }
@@ -329,23 +523,23 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 
     fn treat_template(&mut self, entries: &[Templated<'r, 'a>]) {
-        let Some((key, treatment)) = entries.first().map(|entry| (entry.key, entry.treatment)) else {
+        let Some((key, action)) = entries.first().map(|entry| (entry.key, entry.action)) else {
             return;
         };
         let Some(plan) = self.gate.policy.attribute(key) else { return };
-        let dropped = match treatment {
-            Treatment::Keep | Treatment::Pseudonymise if plan.shared && self.store.is_taken(plan.column) => {
-                Some(AttributeOutcome::ColumnTaken)
+        let dropped = match action {
+            Action::Keep | Action::Reduce(_) | Action::Pseudonymise => {
+                let is_taken = plan.shared && self.store.is_taken(plan.column);
+                is_taken.then_some(AttributeOutcome::ColumnTaken)
             }
-            Treatment::Keep | Treatment::Pseudonymise => None,
-            Treatment::DropPersonal => Some(AttributeOutcome::DroppedPersonal),
-            Treatment::DropSensitive => Some(AttributeOutcome::DroppedSensitive),
-            Treatment::DropByRecord => Some(AttributeOutcome::DroppedByRecord),
-            Treatment::Undeclared
-            | Treatment::EventId
-            | Treatment::EventName
-            | Treatment::RecordLevel => Some(AttributeOutcome::Undeclared),
+            Action::Drop(reason) => Some(reason.outcome()),
+            Action::Undeclared | Action::EventId | Action::EventName | Action::Control => {
+                Some(AttributeOutcome::Undeclared)
+            }
         };
+        if dropped.is_some() {
+            self.has_value(key);
+        }
         self.scratch.object.clear();
         self.scratch.object.push('{');
         let written = |pass: &mut Self, entry: &Templated<'r, 'a>, previous: Option<&[u8]>| match dropped {
@@ -365,7 +559,8 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         if pending.is_empty() {
             return;
         }
-        let outcome = self.store.put_text(self.gate, plan, treatment, &self.scratch.object);
+        let outcome = self.store.put_text(self.gate, plan, action, &self.scratch.object);
+        self.judge(key, outcome);
         for entry in pending {
             self.settle(entry.attribute, self.declared(key), outcome);
         }
@@ -401,117 +596,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 }
 
-impl<'a> Store<'a> {
-    fn is_taken(&self, column: u32) -> bool {
-        self.values.iter().skip(self.record_start).any(|(taken, _)| *taken == column)
-    }
+/// Longest tenant that is read, bytes.
+const TENANT_BYTES_MAX: usize = 1024;
 
-    /// Reads, treats and stores an attribute's value.
-    fn put(&mut self, gate: &Gate, plan: &AttributePlan, chosen: Chosen<'_, 'a>) -> AttributeOutcome {
-        let start = self.made.len();
-        let value = chosen.attribute.value;
-        if plan.trust == Trust::Server && matches!(value, RawValue::Str(text) if text != b"null") {
-            return AttributeOutcome::Untrusted;
-        }
-        match coerce(value, &plan.coercion, gate.options.value_bytes_max, &mut self.made) {
-            Ok(Some(value)) => self.put_value(gate, plan, chosen.treatment, value, start),
-            Ok(None) => AttributeOutcome::Null,
-            Err(refusal) => {
-                self.made.truncate(start);
-                refusal
-            }
-        }
-    }
-
-    /// Treats and stores text that was made elsewhere.
-    fn put_text(
-        &mut self,
-        gate: &Gate,
-        plan: &AttributePlan,
-        treatment: Treatment,
-        text: &str,
-    ) -> AttributeOutcome {
-        if text.len() > gate.options.value_bytes_max {
-            return AttributeOutcome::TooLong;
-        }
-        let start = self.made.len();
-        self.made.push_str(text);
-        let value = made_since(start, &self.made);
-        self.put_value(gate, plan, treatment, value, start)
-    }
-
-    /// Treats and stores a value whose made text, if any, begins at `start`.
-    fn put_value(
-        &mut self,
-        gate: &Gate,
-        plan: &AttributePlan,
-        treatment: Treatment,
-        value: ClearedValue<'a>,
-        start: usize,
-    ) -> AttributeOutcome {
-        if treatment == Treatment::Pseudonymise {
-            return self.put_pseudonym(gate, plan, value, start);
-        }
-        match fit(value, plan.column_type, &mut self.made) {
-            Ok(value) => self.put_plain(gate, plan, value, start),
-            Err(refusal) => {
-                self.made.truncate(start);
-                refusal
-            }
-        }
-    }
-
-    /// Stores a value as it is, or without what leaked into it.
-    fn put_plain(
-        &mut self,
-        gate: &Gate,
-        plan: &AttributePlan,
-        value: ClearedValue<'a>,
-        start: usize,
-    ) -> AttributeOutcome {
-        let mut masked = String::new();
-        let leaked = plan.scanned
-            && value.text(&self.made).is_some_and(|text| gate.scanner.mask(text, &mut masked).is_some());
-        if !leaked {
-            self.values.push((plan.column, value));
-            return AttributeOutcome::Kept;
-        }
-        self.made.truncate(start);
-        // A mask may stand where JSON has a number; what is not JSON any more must not be stored as JSON.
-        let is_broken = plan.json && !json::is_json(&masked);
-        if plan.leaks == LeakAction::Drop || is_broken {
-            return AttributeOutcome::DroppedLeak;
-        }
-        self.made.push_str(&masked);
-        self.values.push((plan.column, made_since(start, &self.made)));
-        AttributeOutcome::Masked
-    }
-
-    fn put_pseudonym(
-        &mut self,
-        gate: &Gate,
-        plan: &AttributePlan,
-        value: ClearedValue<'a>,
-        start: usize,
-    ) -> AttributeOutcome {
-        let value = as_text(value, &mut self.made);
-        let code =
-            value.text(&self.made).filter(|text| !text.is_empty()).map(|text| gate.pseudonyms.code(text));
-        // The value itself must not stay in what was made.
-        self.made.truncate(start);
-        // Nothing is not somebody: without this, all who have no id would be one person.
-        let Some(code) = code else { return AttributeOutcome::Null };
-        gate.pseudonyms.push(code, &mut self.made);
-        let pseudonym = made_since(start, &self.made);
-        match fit(pseudonym, plan.column_type, &mut self.made) {
-            Ok(value) => {
-                self.values.push((plan.column, value));
-                AttributeOutcome::Pseudonymised
-            }
-            Err(refusal) => {
-                self.made.truncate(start);
-                refusal
-            }
-        }
-    }
+/// True where an attribute says nothing.
+fn is_null(value: RawValue<'_>) -> bool {
+    matches!(value, RawValue::Empty | RawValue::Str(b"null"))
 }

@@ -6,3 +6,4 @@ impl Scanner {
     pub(super) fn is_clean(&self, _: &str) -> bool { true }
     pub(super) fn mask(&self, _: &str, _: &mut String) -> Option<()> { None }
 }
+impl Scanner { pub(super) fn mask_classes(&self, _: &str, _: crate::registry::LeakClasses, _: &mut String) -> Option<()> { None } }

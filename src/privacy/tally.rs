@@ -35,6 +35,8 @@ impl Subject {
 pub enum Verdict {
     /// Goes on to be stored.
     Cleared,
+    /// Breaks its contract, and is set aside.
+    Quarantined,
     /// Not stored, as the policy says; the sender is not told.
     Dropped,
     /// Not stored because it is at fault; the sender is told by a partial success.
@@ -52,23 +54,51 @@ pub enum EventOutcome {
     Unnamed,
     /// Its level is `sensitive`, or it says so itself.
     Sensitive,
+    /// Its route is `drop`.
+    RoutedNowhere,
+    /// The consent that it needs was refused or is not known, and the policy does not store it without.
+    NoConsent,
+    /// The registry does not declare it, and the policy sets such events aside.
+    UndeclaredSetAside,
+    /// A required attribute has no value.
+    MissingRequired,
+    /// A value cannot be read as the declared type.
+    WrongType,
+    /// Something leaked into a value, and its declaration says that the event is then set aside.
+    LeakSetAside,
     /// It happened too long ago, or too far in the future.
     TimeOutOfRange,
 }
 
 impl EventOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 5] =
-        [Self::Cleared, Self::Undeclared, Self::Unnamed, Self::Sensitive, Self::TimeOutOfRange];
+    pub const ALL: [Self; 11] = [
+        Self::Cleared,
+        Self::Undeclared,
+        Self::Unnamed,
+        Self::Sensitive,
+        Self::RoutedNowhere,
+        Self::NoConsent,
+        Self::UndeclaredSetAside,
+        Self::MissingRequired,
+        Self::WrongType,
+        Self::LeakSetAside,
+        Self::TimeOutOfRange,
+    ];
 
     /// Its name, as reports and metrics show it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cleared => "cleared",
-            Self::Undeclared => "undeclared",
+            Self::Undeclared | Self::UndeclaredSetAside => "undeclared",
             Self::Unnamed => "unnamed",
             Self::Sensitive => "sensitive",
+            Self::RoutedNowhere => "routed_nowhere",
+            Self::NoConsent => "no_consent",
+            Self::MissingRequired => "missing_required",
+            Self::WrongType => "wrong_type",
+            Self::LeakSetAside => "leak",
             Self::TimeOutOfRange => "time_out_of_range",
         }
     }
@@ -78,7 +108,14 @@ impl EventOutcome {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::Cleared => Verdict::Cleared,
-            Self::Undeclared | Self::Unnamed | Self::Sensitive => Verdict::Dropped,
+            Self::Undeclared
+            | Self::Unnamed
+            | Self::Sensitive
+            | Self::RoutedNowhere
+            | Self::NoConsent => Verdict::Dropped,
+            Self::UndeclaredSetAside | Self::MissingRequired | Self::WrongType | Self::LeakSetAside => {
+                Verdict::Quarantined
+            }
             Self::TimeOutOfRange => Verdict::Rejected,
         }
     }
@@ -91,6 +128,8 @@ pub enum AttributeOutcome {
     Kept,
     /// Stored with what leaked into it masked.
     Masked,
+    /// A part of it is stored, as its treatment says.
+    Reduced,
     /// Stored as a keyed pseudonym.
     Pseudonymised,
     /// Became part of the envelope (the event's id or its name), or decided on the event (its level).
@@ -101,10 +140,20 @@ pub enum AttributeOutcome {
     DroppedPersonal,
     /// Its level is `sensitive`.
     DroppedSensitive,
+    /// Its treatment is `drop`.
+    DroppedByPolicy,
+    /// The consent without which it may not be stored was refused or is not known.
+    DroppedByConsent,
     /// The record states a stricter level than the registry, and at that level its column may not hold it.
     DroppedByRecord,
     /// Something leaked into it, and its declaration says that it is then not stored.
     DroppedLeak,
+    /// Something leaked into it, and its declaration says that its event is then set aside.
+    LeakQuarantined,
+    /// Its treatment cannot read it.
+    Unreducible,
+    /// The key of its tenant's pseudonyms was destroyed.
+    KeyDestroyed,
     /// It is the server's own by declaration, but arrived as text, as baggage does.
     Untrusted,
     /// The event does not declare it.
@@ -131,16 +180,22 @@ pub enum AttributeOutcome {
 
 impl AttributeOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 26] = [
         Self::Kept,
         Self::Masked,
+        Self::Reduced,
         Self::Pseudonymised,
         Self::Envelope,
         Self::Null,
         Self::DroppedPersonal,
         Self::DroppedSensitive,
+        Self::DroppedByPolicy,
+        Self::DroppedByConsent,
         Self::DroppedByRecord,
         Self::DroppedLeak,
+        Self::LeakQuarantined,
+        Self::Unreducible,
+        Self::KeyDestroyed,
         Self::Untrusted,
         Self::Undeclared,
         Self::Duplicate,
@@ -160,13 +215,19 @@ impl AttributeOutcome {
         match self {
             Self::Kept => "kept",
             Self::Masked => "masked",
+            Self::Reduced => "reduced",
             Self::Pseudonymised => "pseudonymised",
             Self::Envelope => "envelope",
             Self::Null => "null",
             Self::DroppedPersonal => "dropped_personal",
             Self::DroppedSensitive => "dropped_sensitive",
+            Self::DroppedByPolicy => "dropped_by_policy",
+            Self::DroppedByConsent => "dropped_by_consent",
             Self::DroppedByRecord => "dropped_by_record",
             Self::DroppedLeak => "dropped_leak",
+            Self::LeakQuarantined => "leak_quarantined",
+            Self::Unreducible => "unreducible",
+            Self::KeyDestroyed => "key_destroyed",
             Self::Untrusted => "untrusted",
             Self::Undeclared => "undeclared",
             Self::Duplicate => "duplicate",
@@ -282,39 +343,52 @@ pub(super) struct Counter {
     tally: Tally,
     /// For each declared event, its place in the tally + 1, or 0.
     declared: Vec<u32>,
-    /// The place of the record that is being counted.
-    current: usize,
+    /// The attributes of the record that is being decided about.
+    attributes: Vec<AttributeOutcome>,
+    implausible_envelope: bool,
 }
 
 impl Counter {
     pub(super) fn new(declared_events: usize) -> Self {
-        Self { tally: Tally::default(), declared: vec![0; declared_events], current: 0 }
+        Self {
+            tally: Tally::default(),
+            declared: vec![0; declared_events],
+            attributes: Vec::new(),
+            implausible_envelope: false,
+        }
     }
 
-    /// Counts a record; its attributes are counted next.
+    /// Counts a record, together with its attributes, which were counted before.
     pub(super) fn event(&mut self, subject: Subject, outcome: EventOutcome) {
-        self.current = self.place(subject);
-        if let Some(tally) = self.tally.subjects.get_mut(self.current)
-            && let Some(count) = tally.events.get_mut(outcome as usize)
-        {
-            *count += 1;
+        let place = self.place(subject);
+        if let Some(tally) = self.tally.subjects.get_mut(place) {
+            if let Some(count) = tally.events.get_mut(outcome as usize) {
+                *count += 1;
+            }
+            for attribute in &self.attributes {
+                if let Some(count) = tally.attributes.get_mut(*attribute as usize) {
+                    *count += 1;
+                }
+            }
+            tally.implausible_envelope += u64::from(self.implausible_envelope);
         }
+        self.forget_attributes();
     }
 
-    /// Counts an attribute of the record that was counted last.
+    /// Counts an attribute of the record that is counted next.
     pub(super) fn attribute(&mut self, outcome: AttributeOutcome) {
-        if let Some(tally) = self.tally.subjects.get_mut(self.current)
-            && let Some(count) = tally.attributes.get_mut(outcome as usize)
-        {
-            *count += 1;
-        }
+        self.attributes.push(outcome);
     }
 
-    /// Counts that the envelope of the record that was counted last lacks a value because it was implausible.
+    /// The record that is counted next is not stored as its attributes were decided about.
+    pub(super) fn forget_attributes(&mut self) {
+        self.attributes.clear();
+        self.implausible_envelope = false;
+    }
+
+    /// Counts that the envelope of the record that is counted next lacks a value because it was implausible.
     pub(super) fn implausible_envelope(&mut self) {
-        if let Some(tally) = self.tally.subjects.get_mut(self.current) {
-            tally.implausible_envelope += 1;
-        }
+        self.implausible_envelope = true;
     }
 
     pub(super) fn finish(self) -> Tally {
@@ -360,8 +434,8 @@ mod tests {
     #[test]
     fn subjects_are_counted_apart() {
         let mut counter = Counter::new(3);
-        counter.event(Subject::Declared(2), EventOutcome::Cleared);
         counter.attribute(AttributeOutcome::Kept);
+        counter.event(Subject::Declared(2), EventOutcome::Cleared);
         counter.event(Subject::Unnamed, EventOutcome::Unnamed);
         counter.event(Subject::Declared(0), EventOutcome::TimeOutOfRange);
         counter.event(Subject::Declared(2), EventOutcome::Cleared);

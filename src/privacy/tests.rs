@@ -190,7 +190,7 @@ fn pseudonyms_are_those_that_the_documented_recipe_gives() {
 
 #[test]
 fn another_key_gives_other_pseudonyms_and_ids() {
-    let other = Gate::new(fixture::registry(), &MasterKey::from_bytes([9; 32]), GateOptions::default());
+    let other = Gate::new(fixture::registry(), &MasterKey::from_bytes([9; 32]), fixture::options()).unwrap();
     assert_ne!(treated("account.number", 7).1, treated_with(&other, "account.number", 7).1);
     let id = |gate: &Gate| {
         clear_with(gate, vec![Sent::flagsmith()], |c| (c.events()[0].digest, c.request_digest()))
@@ -199,14 +199,16 @@ fn another_key_gives_other_pseudonyms_and_ids() {
 }
 
 #[test]
-fn an_event_that_keeps_a_value_stores_its_text_in_a_pseudonym_column() {
-    let sent = Sent::named("billing.invoice.sent").with("account.number", 7).with("title", "x");
-    clear_with(&gate(), vec![sent], |cleared| {
-        let values = cleared.values(&cleared.events()[0]);
-        assert_eq!(values.len(), 1, "the title is not declared on this event");
-        assert_eq!(cleared.text(&values[0].1), Some("7"));
-        assert_eq!(cleared.tally().attributes(A::Undeclared), 1);
-    });
+fn a_policy_that_would_mix_pseudonyms_and_plain_values_in_a_column_is_refused() {
+    let levels = |value: serde_json::Value| LevelTreatments::parse(value.as_object().unwrap()).unwrap();
+    let gate = |warehouse| {
+        let rules = Rules { warehouse, ..Rules::default() };
+        Gate::new(fixture::registry(), &key(), GateOptions { rules, ..fixture::options() }).map(drop)
+    };
+    // `organisation_id` is a column of numbers.
+    let refused = gate(levels(serde_json::json!({"internal": "pseudonymise"}))).unwrap_err();
+    assert!(matches!(refused, PolicyError::NotForPseudonyms { .. }), "{refused}");
+    assert_eq!(gate(levels(serde_json::json!({"pseudonymous": "drop", "personal": "keep"}))), Ok(()));
 }
 
 #[test]
@@ -305,8 +307,9 @@ fn templates_follow_their_level_and_the_longest_prefix() {
             ("p", AttributeType::Template(text()), PrivacyLevel::Pseudonymous, "p"),
         ]),
         &key(),
-        GateOptions { value_bytes_max: 64, ..GateOptions::default() },
-    );
+        GateOptions { value_bytes_max: 64, ..fixture::options() },
+    )
+    .unwrap();
     let sent = Sent::named(COMMITTED).with("h.a", "1").with("h.secret.b", "2").with("p.c", "3");
     clear_with(&gate, vec![sent], |cleared| {
         let values = cleared.values(&cleared.events()[0]);
@@ -380,7 +383,7 @@ fn the_event_id_is_the_plausible_uid_else_a_digest() {
 fn a_declared_uid_follows_its_level() {
     let gate_of = |level| {
         let text = fixture::scalar(Primitive::String);
-        Gate::new(registry_of(&[("log.record.uid", text, level, "uid")]), &key(), GateOptions::default())
+        Gate::new(registry_of(&[("log.record.uid", text, level, "uid")]), &key(), fixture::options()).unwrap()
     };
     let sent = || vec![Sent::named(COMMITTED).with("log.record.uid", "01J")];
     let public =
@@ -449,8 +452,8 @@ fn implausible_envelope_values_are_withheld_and_counted() {
 
 #[test]
 fn the_policy_version_follows_options_and_registry() {
-    let version = |options| Gate::new(fixture::registry(), &key(), options).policy_version().to_owned();
-    let plain = version(GateOptions::default());
+    let version = |options| Gate::new(fixture::registry(), &key(), options).unwrap().policy_version().to_owned();
+    let plain = version(fixture::options());
     assert_eq!(plain.len(), 12);
     assert!(plain.bytes().all(|byte| byte.is_ascii_hexdigit()));
     assert_eq!(plain, version(GateOptions::default()));

@@ -1,0 +1,262 @@
+//! What is kept of a request: values, and the text that the gate made for them.
+//!
+//! Owns: applying an action to one value, and taking a record's values back. Does not own: which action (`policy`), in which
+//! order (`pass`). Whatever is refused leaves nothing behind in what was made.
+
+use super::action::Action;
+use super::coerce::{as_text, coerce, fit, made_since};
+use super::policy::AttributePlan;
+use super::tally::AttributeOutcome;
+use super::{ClearedValue, Gate, json, normalise, treat};
+use crate::receive::decode::RawValue;
+use crate::registry::{LeakAction, Reduction, Trust};
+
+/// The values and made text of the records so far.
+#[derive(Default)]
+pub(super) struct Store<'a> {
+    pub(super) values: Vec<(u32, ClearedValue<'a>)>,
+    pub(super) made: String,
+    /// Where the current record's values start.
+    record_start: usize,
+    /// Where the current record's made text starts.
+    made_start: usize,
+    /// Reused for masks.
+    masked: String,
+    /// The current record's tenant, where the policy knows tenants and the record names one.
+    pub(super) tenant: Option<String>,
+    /// Some pseudonym of the current record is that of a subject who withdrew.
+    pub(super) withdrawn: bool,
+}
+
+impl<'a> Store<'a> {
+    pub(super) fn with_capacity(values: usize) -> Self {
+        Self { values: Vec::with_capacity(values), ..Self::default() }
+    }
+
+    /// Begins a record.
+    pub(super) fn begin(&mut self) {
+        self.record_start = self.values.len();
+        self.made_start = self.made.len();
+        self.withdrawn = false;
+    }
+
+    /// Takes back what the current record has stored.
+    pub(super) fn take_back(&mut self) {
+        self.values.truncate(self.record_start);
+        self.made.truncate(self.made_start);
+        self.withdrawn = false;
+    }
+
+    /// The current record's values, as a range.
+    pub(super) fn range(&self) -> std::ops::Range<u32> {
+        self.record_start as u32..self.values.len() as u32
+    }
+
+    pub(super) fn is_taken(&self, column: u32) -> bool {
+        self.values.iter().skip(self.record_start).any(|(taken, _)| *taken == column)
+    }
+
+    /// The value that the current record has in a column.
+    pub(super) fn value_of(&self, column: u32) -> Option<ClearedValue<'a>> {
+        self.values.iter().skip(self.record_start).find(|(taken, _)| *taken == column).map(|(_, value)| *value)
+    }
+
+    /// Reads, treats and stores an attribute's value.
+    pub(super) fn put(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        action: Action,
+        value: RawValue<'a>,
+    ) -> AttributeOutcome {
+        let start = self.made.len();
+        if plan.trust == Trust::Server && matches!(value, RawValue::Str(text) if text != b"null") {
+            return AttributeOutcome::Untrusted;
+        }
+        match coerce(value, &plan.coercion, gate.options.value_bytes_max, &mut self.made) {
+            Ok(Some(value)) => self.put_value(gate, plan, action, value, start),
+            Ok(None) => AttributeOutcome::Null,
+            Err(refusal) => self.refuse(start, refusal),
+        }
+    }
+
+    /// Treats and stores text that was made elsewhere.
+    pub(super) fn put_text(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        action: Action,
+        text: &str,
+    ) -> AttributeOutcome {
+        if text.len() > gate.options.value_bytes_max {
+            return AttributeOutcome::TooLong;
+        }
+        let start = self.made.len();
+        self.made.push_str(text);
+        let value = made_since(start, &self.made);
+        self.put_value(gate, plan, action, value, start)
+    }
+
+    /// Treats and stores a value whose made text, if any, begins at `start`.
+    fn put_value(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        action: Action,
+        value: ClearedValue<'a>,
+        start: usize,
+    ) -> AttributeOutcome {
+        match action {
+            Action::Pseudonymise => self.put_pseudonym(gate, plan, value, start),
+            Action::Reduce(place) => match gate.policy.reduction(place) {
+                Some(reduction) => self.put_reduced(gate, plan, reduction, value, start),
+                None => self.refuse(start, AttributeOutcome::Unreducible),
+            },
+            Action::Keep => match fit(value, plan.column_type, &mut self.made) {
+                Ok(value) => self.put_plain(gate, plan, value, start, AttributeOutcome::Kept),
+                Err(refusal) => self.refuse(start, refusal),
+            },
+            _ => self.refuse(start, AttributeOutcome::DroppedByPolicy),
+        }
+    }
+
+    fn put_reduced(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        reduction: Reduction,
+        value: ClearedValue<'a>,
+        start: usize,
+    ) -> AttributeOutcome {
+        if let Reduction::Mask(classes) = reduction {
+            return self.put_masked(gate, plan, classes, value, start);
+        }
+        let reduced = match treat::reduce(reduction, value, &mut self.made) {
+            Ok(reduced) => reduced,
+            Err(treat::Unreadable) => return self.refuse(start, AttributeOutcome::Unreducible),
+        };
+        // What was read lies before what is left of it, and must not stay.
+        let reduced = self.keep_only(reduced, start);
+        match fit(reduced, plan.column_type, &mut self.made) {
+            Ok(value) => {
+                self.values.push((plan.column, value));
+                AttributeOutcome::Reduced
+            }
+            Err(refusal) => self.refuse(start, refusal),
+        }
+    }
+
+    /// Masks the classes that the policy names; what else leaked is then treated as in any kept text.
+    fn put_masked(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        classes: crate::registry::LeakClasses,
+        value: ClearedValue<'a>,
+        start: usize,
+    ) -> AttributeOutcome {
+        let value = match fit(value, plan.column_type, &mut self.made) {
+            Ok(value) => value,
+            Err(refusal) => return self.refuse(start, refusal),
+        };
+        let mut masked = std::mem::take(&mut self.masked);
+        masked.clear();
+        let found = value
+            .text(&self.made)
+            .is_some_and(|text| gate.scanner.mask_classes(text, classes, &mut masked).is_some());
+        let outcome = if !found {
+            self.put_plain(gate, plan, value, start, AttributeOutcome::Kept)
+        } else if plan.json && !json::is_json(&masked) {
+            self.refuse(start, AttributeOutcome::DroppedLeak)
+        } else {
+            self.made.truncate(start);
+            self.made.push_str(&masked);
+            let value = made_since(start, &self.made);
+            self.put_plain(gate, plan, value, start, AttributeOutcome::Masked)
+        };
+        self.masked = masked;
+        outcome
+    }
+
+    /// Stores a value as it is, or without what leaked into it.
+    fn put_plain(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        value: ClearedValue<'a>,
+        start: usize,
+        clean: AttributeOutcome,
+    ) -> AttributeOutcome {
+        let mut masked = String::new();
+        let leaked = plan.scanned
+            && value.text(&self.made).is_some_and(|text| gate.scanner.mask(text, &mut masked).is_some());
+        if !leaked {
+            self.values.push((plan.column, value));
+            return clean;
+        }
+        // A mask may stand where JSON has a number; what is not JSON any more must not be stored as JSON.
+        let is_broken = plan.json && !json::is_json(&masked);
+        match plan.leaks {
+            LeakAction::Quarantine => self.refuse(start, AttributeOutcome::LeakQuarantined),
+            LeakAction::Mask if !is_broken => {
+                self.made.truncate(start);
+                self.made.push_str(&masked);
+                self.values.push((plan.column, made_since(start, &self.made)));
+                AttributeOutcome::Masked
+            }
+            LeakAction::Mask | LeakAction::Drop => self.refuse(start, AttributeOutcome::DroppedLeak),
+        }
+    }
+
+    fn put_pseudonym(
+        &mut self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        value: ClearedValue<'a>,
+        start: usize,
+    ) -> AttributeOutcome {
+        let value = as_text(value, &mut self.made);
+        let (code, withdrawn) = {
+            let text = normalise::apply(plan.normalise, value.text(&self.made).unwrap_or_default());
+            let tenant = self.tenant.as_deref();
+            // Nothing is not somebody: without this, all who have no id would be one person.
+            let code = if text.is_empty() { Some(None) } else { gate.pseudonyms.code(tenant, &text).map(Some) };
+            (code, !text.is_empty() && gate.is_withdrawn(tenant, &text))
+        };
+        self.withdrawn |= withdrawn;
+        // The value itself must not stay in what was made.
+        self.made.truncate(start);
+        let code = match code {
+            Some(Some(code)) => code,
+            Some(None) => return AttributeOutcome::Null,
+            None => return AttributeOutcome::KeyDestroyed,
+        };
+        gate.pseudonyms.push(code, &mut self.made);
+        let pseudonym = made_since(start, &self.made);
+        match fit(pseudonym, plan.column_type, &mut self.made) {
+            Ok(value) => {
+                self.values.push((plan.column, value));
+                AttributeOutcome::Pseudonymised
+            }
+            Err(refusal) => self.refuse(start, refusal),
+        }
+    }
+
+    /// Moves made text to `start`, over the text that it was made of.
+    fn keep_only(&mut self, value: ClearedValue<'a>, start: usize) -> ClearedValue<'a> {
+        let ClearedValue::Made(from, _) = value else {
+            self.made.truncate(start);
+            return value;
+        };
+        if from as usize == start {
+            return value;
+        }
+        self.made.drain(start..from as usize);
+        made_since(start, &self.made)
+    }
+
+    fn refuse(&mut self, start: usize, refusal: AttributeOutcome) -> AttributeOutcome {
+        self.made.truncate(start);
+        refusal
+    }
+}
