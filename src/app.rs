@@ -10,6 +10,7 @@ use crate::registry::RegistryError;
 pub mod admin;
 pub mod check;
 pub mod explain;
+pub mod keys;
 pub mod serve;
 pub mod startup;
 pub mod status;
@@ -32,17 +33,23 @@ pub enum AppError {
     /// The registry is wrong.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// What was asked for cannot be done this way; the text says how.
+    #[error("{0}")]
+    Usage(String),
+    /// What cannot be undone was asked for without `--yes`.
+    #[error("nothing was changed; add --yes to do it")]
+    Unconfirmed,
     /// Anything else; the text says what to do.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
 
 impl AppError {
-    /// 2 where the user's files are wrong, else 1.
+    /// 2 where the user's files or the usage are wrong, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Registry(_) => 2,
+            Self::Config(_) | Self::Registry(_) | Self::Usage(_) | Self::Unconfirmed => 2,
             Self::Failed(_) => 1,
         }
     }

@@ -40,17 +40,20 @@ use sha2::{Digest, Sha256};
 
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
 use crate::registry::Registry;
-use crate::secret::{DerivedKey, MasterKey};
+use crate::secret::{DerivedKey, Keyring};
 use identity::Identities;
 use policy::Policy;
-use pseudonym::Pseudonyms;
 use scan::Scanner;
 
 pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain};
+pub use pseudonym::Pseudonyms;
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
 const TREATMENTS: &str = "esker-treatments-2";
+
+/// The purpose of the pseudonyms in the tables.
+const WAREHOUSE: &str = "warehouse";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -89,11 +92,11 @@ pub struct Gate {
 impl Gate {
     /// Compiles the registry into a gate.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, keys: &MasterKey, options: GateOptions) -> Self {
+    pub fn new(registry: Arc<Registry>, keys: &Keyring, options: GateOptions) -> Self {
         Self {
             policy: Policy::new(&registry, &options.level_key),
             scanner: Scanner::new(),
-            pseudonyms: Pseudonyms::new(keys),
+            pseudonyms: Pseudonyms::new(keys, WAREHOUSE),
             identity_key: Identities::purpose_key(keys),
             version: version(&registry, &options),
             registry,

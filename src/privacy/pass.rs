@@ -492,8 +492,8 @@ impl<'a> Store<'a> {
         start: usize,
     ) -> AttributeOutcome {
         let value = as_text(value, &mut self.made);
-        let code =
-            value.text(&self.made).filter(|text| !text.is_empty()).map(|text| gate.pseudonyms.code(text));
+        let text = value.text(&self.made).filter(|text| !text.is_empty());
+        let code = text.and_then(|text| gate.pseudonyms.code(None, text));
         // The value itself must not stay in what was made.
         self.made.truncate(start);
         // Nothing is not somebody: without this, all who have no id would be one person.

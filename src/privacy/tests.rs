@@ -190,7 +190,11 @@ fn pseudonyms_are_those_that_the_documented_recipe_gives() {
 
 #[test]
 fn another_key_gives_other_pseudonyms_and_ids() {
-    let other = Gate::new(fixture::registry(), &MasterKey::from_bytes([9; 32]), GateOptions::default());
+    let other = Gate::new(
+        fixture::registry(),
+        &Keyring::from_secrets(&[9; 32], &[9; 32], &[9; 32]),
+        GateOptions::default(),
+    );
     assert_ne!(treated("account.number", 7).1, treated_with(&other, "account.number", 7).1);
     let id = |gate: &Gate| {
         clear_with(gate, vec![Sent::flagsmith()], |c| (c.events()[0].digest, c.request_digest()))
