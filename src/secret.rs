@@ -39,12 +39,12 @@ pub use purpose::PurposeKeys;
 pub use tree::Destroyed;
 
 const SECRET_BYTES: usize = 32;
-/// Longest text of a ring. A destroyed tenant takes some 4 kB in each key, so this is room for 15,000 of them in one key.
+/// Longest text of a ring. A destroyed tenant takes some 4 kB in each key, so this is room for 16,384 of them in one key.
 pub const RING_BYTES_MAX: usize = 64 << 20;
 /// Master keys in one ring. Whoever rotates every month destroys the oldest after five years.
 pub const KEYS_MAX: usize = 64;
 /// Tenants that are destroyed in one master key.
-pub const DESTROYED_MAX: u64 = 15_000;
+pub const DESTROYED_MAX: u64 = 16_384;
 /// HKDF's salt: fixed, so that a secret gives the same derived keys everywhere.
 const SALT: &[u8] = b"esker/1";
 /// RFC 4648's base 32 alphabet in lower case.
@@ -142,12 +142,12 @@ pub enum SecretError {
         id: KeyId,
     },
     /// The ring is full.
-    #[error(
-        "the keyring would hold more than {limit}; destroy old keys first: `esker keys destroy --key ID`"
-    )]
+    #[error("the keyring would hold more than {limit}; {remedy}")]
     Full {
         /// What is at its limit.
         limit: &'static str,
+        /// What can be done.
+        remedy: &'static str,
     },
     /// The system's random generator failed.
     #[error(

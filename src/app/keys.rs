@@ -79,6 +79,7 @@ pub fn command(config: &Config, command: KeysCommand) -> Result<(), AppError> {
         KeysCommand::New { out: None } => {
             let path = file(config, "new")?;
             refuse_used(config, path)?;
+            startup::create_parent(path)?;
             create(path, now_micros)?
         }
         KeysCommand::Rotate => rotate(file(config, "rotate")?, now_micros)?,

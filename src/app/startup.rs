@@ -51,7 +51,7 @@ pub(super) fn keyring(config: &Config, fresh: bool, now_micros: i64) -> anyhow::
 }
 
 /// Makes the data directory as others are made: its files, except the keys, may be anybody's to read.
-fn create_parent(path: &Path) -> anyhow::Result<()> {
+pub(super) fn create_parent(path: &Path) -> anyhow::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => {
             std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))

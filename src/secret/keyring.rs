@@ -183,7 +183,10 @@ impl Keyring {
     /// If the ring is full, or the random generator fails.
     pub fn rotate(&mut self, now_micros: i64) -> Result<&MasterKey, SecretError> {
         if self.keys().count() >= KEYS_MAX {
-            return Err(SecretError::Full { limit: "64 keys" });
+            return Err(SecretError::Full {
+                limit: "64 keys",
+                remedy: "destroy the oldest: `esker keys destroy --key ID`",
+            });
         }
         let active = MasterKey::generate(now_micros, &self.active.tree.gaps())?;
         let before = std::mem::replace(&mut self.active, active);
@@ -198,7 +201,10 @@ impl Keyring {
     pub fn destroy_tenant(&mut self, tenant: &str) -> Result<usize, SecretError> {
         let path = tree::path(tenant);
         if self.keys().any(|key| key.destroyed_tenants() >= DESTROYED_MAX) && self.holds_tenant(tenant) {
-            return Err(SecretError::Full { limit: "15,000 destroyed tenants" });
+            return Err(SecretError::Full {
+                limit: "16,384 destroyed tenants",
+                remedy: "rotate, and destroy the old keys instead, which destroys what they tell of every tenant",
+            });
         }
         let keys = std::iter::once(&mut self.active).chain(&mut self.old);
         Ok(keys.filter_map(|key| Arc::make_mut(&mut key.tree).puncture(path).then_some(())).count())

@@ -2,7 +2,7 @@
 //!
 //! Owns: the cache of tenants' keys and its limit. Does not own: derivation (`keyring`, `tree`).
 //!
-//! A tenant's key costs some 64 HMACs, and events of one tenant come together, so what was derived is kept: in shards, each
+//! A tenant's key costs some 64 HMACs (25 us on the machine it was written on), and events of one tenant come together, so what was derived is kept: in shards, each
 //! behind a lock that readers share, each with two generations. What is used again moves to the younger one; once that is
 //! full, the older one is dropped. A hit costs one SHA-256 of the tenant's text and a copy of the key's state.
 

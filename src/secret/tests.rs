@@ -182,6 +182,24 @@ fn a_destruction_reaches_every_key_once_and_names_nobody() {
     assert!(!ring.to_text().contains("Acme"));
 }
 
+#[test]
+fn a_full_tree_destroys_no_more_and_says_so() {
+    // All but the leaves below one node at depth 50: as many as can be destroyed.
+    let nodes = (1..=50).map(|depth| tree::Node {
+        depth,
+        prefix: 1 << (64 - depth),
+        seed: Secret::new(&counting(9)),
+    });
+    let nodes: Vec<_> = nodes.rev().collect();
+    let tree = tree::Tree::from_nodes(nodes.clone()).unwrap();
+    assert_eq!(tree.destroyed(), DESTROYED_MAX);
+    let active = MasterKey::new(jiff::Timestamp::UNIX_EPOCH, Secret::new(&counting(0)), tree);
+    let mut ring = Keyring::from_parts(Secret::new(&counting(9)), active, Vec::new()).unwrap();
+    assert!(matches!(ring.destroy_tenant("42"), Err(SecretError::Full { .. })));
+    assert!(ring.holds_tenant("42"));
+    assert!(tree::Tree::from_nodes(nodes[1..].to_vec()).is_err(), "a node was lost");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 

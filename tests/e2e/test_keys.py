@@ -119,6 +119,18 @@ def test_a_ring_in_a_variable_or_from_a_program(ring):
     assert listed(ring) == [key]
 
 
+def test_a_directory_that_lost_its_ring_gets_no_new_one_by_mistake(esker):
+    service = esker().start()
+    assert service.stop() == 0
+    path = service.data / "esker.key"
+    path.unlink()
+    done = service.run("keys", "new")
+    assert done.returncode == 2 and "backup" in done.stderr and not path.exists()
+    assert service.run("keys", "new", "--out", str(path)).returncode == 0
+    service.start()
+    assert service.stop() == 0
+
+
 def pseudonyms(text: str, value: str) -> dict[str, str]:
     """A value's pseudonyms by the id of each key in a ring's text, as the document's program computes them."""
     [program] = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "pseudonyms.md").read_text(), re.DOTALL)
