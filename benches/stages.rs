@@ -28,7 +28,7 @@ use esker::datafile::DataFileWriter;
 use esker::privacy::{Gate, GateOptions, Silent};
 use esker::receive::decode::{NameFallback, RawEvents};
 use esker::registry::Registry;
-use esker::secret::MasterKey;
+use esker::secret::Keyring;
 use esker::table::{Table, TableOptions};
 use esker::wal::{NewFrame, Position, Wal, WalFiles, WalOptions};
 use tokio::runtime::Runtime;
@@ -50,7 +50,7 @@ impl Stages {
         let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/schemas");
         let registry = Arc::new(Registry::load(&schemas).expect("the bench's registry"));
         let layout = Layout::new(&registry).expect("a layout");
-        let key = MasterKey::from_bytes([7; 32]);
+        let key = Keyring::from_secrets(&[7; 32], &[7; 32], &[7; 32]);
         let gate = Gate::new(Arc::clone(&registry), &key, GateOptions::default()).expect("the rules suit the registry");
         let encoder = Encoder::new(&layout, &registry, gate.policy_version());
         Self { registry, layout, gate, encoder, now_micros: SystemClock.now_micros() }

@@ -11,6 +11,7 @@ use crate::registry::RegistryError;
 pub mod admin;
 pub mod check;
 pub mod explain;
+pub mod keys;
 pub mod serve;
 pub mod startup;
 pub mod status;
@@ -37,17 +38,23 @@ pub enum AppError {
     /// The policy contradicts the registry.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// What was asked for cannot be done this way; the text says how.
+    #[error("{0}")]
+    Usage(String),
+    /// What cannot be undone was asked for without `--yes`.
+    #[error("nothing was changed; add --yes to do it")]
+    Unconfirmed,
     /// Anything else; the text says what to do.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
 
 impl AppError {
-    /// 2 where the user's files are wrong, else 1.
+    /// 2 where the user's files or the usage are wrong, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Registry(_) | Self::Policy(_) => 2,
+            Self::Config(_) | Self::Registry(_) | Self::Policy(_) | Self::Usage(_) | Self::Unconfirmed => 2,
             Self::Failed(_) => 1,
         }
     }

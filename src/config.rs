@@ -83,7 +83,7 @@ pub struct ReceiveConfig {
 /// Section `privacy`.
 #[derive(Debug, Clone)]
 pub struct PrivacyConfig {
-    /// Where the master key is.
+    /// Where the keyring is.
     pub key: SecretReference,
     /// How far in the future an event may be dated.
     pub future_max: Duration,
@@ -106,6 +106,13 @@ pub enum SecretReference {
     Environment(String),
     /// `file:PATH`.
     File(PathBuf),
+    /// `command:PROGRAM ARG ...`, divided at white space; no shell reads it.
+    Command {
+        /// A path, or a name that is looked up in `PATH`.
+        program: String,
+        /// Its arguments.
+        arguments: Vec<String>,
+    },
 }
 
 /// Section `wal`.

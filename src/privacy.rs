@@ -48,10 +48,9 @@ use sha2::{Digest, Sha256};
 
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
 use crate::registry::{Category, Registry};
-use crate::secret::{DerivedKey, MasterKey};
+use crate::secret::{DerivedKey, Keyring};
 use identity::Identities;
 use policy::Policy;
-use pseudonym::Pseudonyms;
 use route::Router;
 use scan::Scanner;
 
@@ -60,10 +59,14 @@ pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain
 pub use quarantined::QuarantinedEvent;
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
+pub use pseudonym::Pseudonyms;
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
 const TREATMENTS: &str = "esker-treatments-2";
+
+/// The purpose of the pseudonyms in the tables.
+const WAREHOUSE: &str = "warehouse";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -176,12 +179,12 @@ impl Gate {
     ///
     /// # Errors
     /// [`PolicyError`], where the rules contradict the registry.
-    pub fn new(registry: Arc<Registry>, keys: &MasterKey, options: GateOptions) -> Result<Self, PolicyError> {
+    pub fn new(registry: Arc<Registry>, keys: &Keyring, options: GateOptions) -> Result<Self, PolicyError> {
         Ok(Self {
             policy: Policy::new(&registry, &options)?,
             router: Router::new(&options.routes, &registry),
             scanner: Scanner::new(),
-            pseudonyms: Pseudonyms::new(keys),
+            pseudonyms: Pseudonyms::new(keys, WAREHOUSE),
             identity_key: Identities::purpose_key(keys),
             version: version(&registry, &options),
             registry,

@@ -16,9 +16,9 @@ use crate::privacy::{ExplainedAttribute, ExplainedEvent, Gate, explain};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::json;
 use crate::registry::Registry;
-use crate::secret::MasterKey;
+use crate::secret::Keyring;
 
-/// Explains the file. Stores nothing, and uses the data directory's key where there is one, so that the pseudonyms shown
+/// Explains the file. Stores nothing, and uses the data directory's keys where there are any, so that the pseudonyms shown
 /// are those that would be stored.
 ///
 /// # Errors
@@ -30,9 +30,9 @@ pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppEr
         .with_context(|| format!("{}: not an ExportLogsServiceRequest in OTLP/JSON", file.display()))?;
     let names = NameFallback::new(config.receive.names.clone());
     let raw = RawEvents::decode(&request, &names).map_err(anyhow::Error::from)?;
-    let key = key(config)?;
-    let gate = Gate::new(registry, &key, startup::gate_options(config))?;
-    let events = explain(&gate, &raw, SystemClock.now_micros());
+    let now_micros = SystemClock.now_micros();
+    let gate = Gate::new(registry, &keyring(config, now_micros)?, startup::gate_options(config))?;
+    let events = explain(&gate, &raw, now_micros);
     let text = match format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&events).map_err(anyhow::Error::from)?),
         Format::Text => text(&events),
@@ -41,11 +41,11 @@ pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppEr
     Ok(())
 }
 
-/// The configured key, or a throw-away one before the first start has made it.
-fn key(config: &Config) -> anyhow::Result<MasterKey> {
+/// The configured ring, or a throw-away one before the first start has made it.
+fn keyring(config: &Config, now_micros: i64) -> anyhow::Result<Keyring> {
     match &config.privacy.key {
-        SecretReference::File(path) if !path.exists() => Ok(MasterKey::generate()?),
-        _ => startup::master_key(config, false),
+        SecretReference::File(path) if !path.exists() => Ok(Keyring::generate(now_micros)?),
+        _ => startup::keyring(config, false, now_micros),
     }
 }
 

@@ -114,12 +114,12 @@ impl Service {
             tracing::info!(notice, "registry");
         }
         let layout = Layout::new(&registry).map_err(anyhow::Error::from)?;
-        // The key comes before the lock that makes the directory a used one: a start that fails in between can be repeated.
+        // The keys come before the lock that makes the directory a used one: a start that fails in between can be repeated.
         let used = wal::inspect(&config.data_dir, Position(0)).map_err(anyhow::Error::from)?.writer.is_some();
-        let key = startup::master_key(config, !used)?;
+        let keyring = startup::keyring(config, !used, clock.now_micros())?;
         let files = WalFiles::lock(&config.data_dir, ids.as_ref()).map_err(anyhow::Error::from)?;
         let identity = files.identity();
-        let gate = Gate::new(Arc::clone(&registry), &key, startup::gate_options(config))?;
+        let gate = Gate::new(Arc::clone(&registry), &keyring, startup::gate_options(config))?;
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
         let destinations = tables::open(config, layout.columns(), &clock, &ids, writer.id).await?;

@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::config::{Config, SecretReference};
 use crate::privacy::{GateOptions, TableRules};
-use crate::secret::{self, MasterKey};
+use crate::secret::{self, Keyring};
 
 /// The gate's options.
 pub(super) fn gate_options(config: &Config) -> GateOptions {
@@ -29,21 +29,24 @@ pub(super) fn gate_options(config: &Config) -> GateOptions {
     }
 }
 
-/// Reads the master key. A `fresh` data directory gets one; another must have its own, since without it the pseudonyms
-/// in the table could never be matched again.
-pub(super) fn master_key(config: &Config, fresh: bool) -> anyhow::Result<MasterKey> {
+/// Reads the keyring. A `fresh` data directory gets one; another must have its own, since without it the pseudonyms in the
+/// table could never be matched again.
+pub(super) fn keyring(config: &Config, fresh: bool, now_micros: i64) -> anyhow::Result<Keyring> {
     match &config.privacy.key {
         SecretReference::Environment(name) => {
-            let text = secret::environment(name).with_context(|| format!("privacy.key (env:{name})"))?;
-            MasterKey::from_env_value(&text).with_context(|| format!("privacy.key (env:{name})"))
+            let text = secret::environment(name).context("privacy.key")?;
+            Keyring::parse(&text, &format!("the environment variable {name}")).context("privacy.key")
+        }
+        SecretReference::Command { program, arguments } => {
+            Keyring::from_command(program, arguments).context("privacy.key")
         }
         SecretReference::File(path) if fresh => {
             create_parent(path)?;
-            Ok(MasterKey::load_or_create(path)?)
+            Ok(Keyring::load_or_create(path, now_micros)?)
         }
-        SecretReference::File(path) => MasterKey::load(path).with_context(|| {
+        SecretReference::File(path) => Keyring::load(path).with_context(|| {
             format!(
-                "privacy.key: {} was used with the key in {}; restore that file from a backup",
+                "privacy.key: {} was used with the keys in {}; restore that file from a backup",
                 config.data_dir.display(),
                 path.display()
             )
@@ -51,7 +54,8 @@ pub(super) fn master_key(config: &Config, fresh: bool) -> anyhow::Result<MasterK
     }
 }
 
-fn create_parent(path: &Path) -> anyhow::Result<()> {
+/// Makes the data directory as others are made: its files, except the keys, may be anybody's to read.
+pub(super) fn create_parent(path: &Path) -> anyhow::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => {
             std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))

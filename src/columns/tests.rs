@@ -90,7 +90,7 @@ fn columns_without_a_value_are_absent_and_gaps_are_null() {
     for (at, expected) in expected.iter().enumerate() {
         assert_eq!(attributes(at), cells(expected), "row {at}");
     }
-    for absent in ["consent", "consent_basis", "trace_id", "environment_id"] {
+    for absent in ["consent", "consent_basis", "trace_id", "account_number"] {
         assert!(batch.record_batch().column_by_name(absent).is_none(), "{absent}");
     }
     let names: Vec<_> = batch.event_counts().into_iter().map(|count| (count.name, count.events)).collect();

@@ -392,10 +392,19 @@ fn bytes_within(
 }
 
 fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigError> {
+    if let Some(("command", line)) = text.split_once(':') {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        if let Some(program) = words.next() {
+            return Ok(SecretReference::Command { program, arguments: words.collect() });
+        }
+    }
     match text.split_once(':') {
         Some(("env", name)) if !name.is_empty() => Ok(SecretReference::Environment(name.to_owned())),
         Some(("file", path)) if !path.is_empty() => Ok(SecretReference::File(PathBuf::from(path))),
         // The text may be the secret itself: it is not repeated.
-        _ => Err(problem(key, "a secret is given by reference, env:NAME or file:PATH, never by its value")),
+        _ => Err(problem(
+            key,
+            "a secret is given by reference, file:PATH, env:NAME or command:PROGRAM ARG ..., never by its value",
+        )),
     }
 }

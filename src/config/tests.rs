@@ -51,6 +51,12 @@ fn a_literal_secret_is_refused_and_not_repeated() {
 fn secrets_are_references() {
     let config = Config::from_toml("[privacy]\nkey = 'env:ESKER_KEY'").unwrap();
     assert_eq!(config.privacy.key, SecretReference::Environment("ESKER_KEY".to_owned()));
+    let config = Config::from_toml("[privacy]\nkey = 'command:vault  read -field=ring $HOME'").unwrap();
+    let arguments = ["read", "-field=ring", "$HOME"].map(str::to_owned).to_vec();
+    assert_eq!(config.privacy.key, SecretReference::Command { program: "vault".to_owned(), arguments });
+    for empty in ["command:", "command:  ", "env:", "file:", "exec:x"] {
+        assert!(message(&format!("[privacy]\nkey = '{empty}'")).contains("privacy.key"), "{empty}");
+    }
 }
 
 #[test]

@@ -5,10 +5,11 @@
 //! The hash is keyed (HMAC-SHA256, cut to 128 bits) because a record's content has few bits that a stranger does not
 //! know: from an unkeyed hash, a dropped value could be guessed. Every byte of a request is hashed once: a resource and
 //! a scope when first met, a record behind their codes. The ordinal keeps equal events of one request apart; a client
-//! that sends the same request again sends the same ordinals.
+//! that sends the same request again sends the same ordinals. The key is of the ring's identity, which no rotation changes:
+//! a retry is recognised although a key was rotated in between.
 
 use crate::receive::decode::{RawEvents, RawRecord};
-use crate::secret::{DerivedKey, Mac, MasterKey};
+use crate::secret::{DerivedKey, Keyring, Mac};
 
 /// First byte of a hashed message: says what it is, so that no resource can pass for a record.
 const RESOURCE: u8 = 0;
@@ -28,8 +29,8 @@ pub(super) struct Identities<'k> {
 }
 
 impl<'k> Identities<'k> {
-    pub(super) fn purpose_key(keys: &MasterKey) -> DerivedKey {
-        keys.derive("event-id")
+    pub(super) fn purpose_key(keys: &Keyring) -> DerivedKey {
+        keys.identity("event-id")
     }
 
     pub(super) fn new(key: &'k DerivedKey, raw: &RawEvents<'_>) -> Self {

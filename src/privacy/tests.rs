@@ -190,7 +190,12 @@ fn pseudonyms_are_those_that_the_documented_recipe_gives() {
 
 #[test]
 fn another_key_gives_other_pseudonyms_and_ids() {
-    let other = Gate::new(fixture::registry(), &MasterKey::from_bytes([9; 32]), fixture::options()).unwrap();
+    let other = Gate::new(
+        fixture::registry(),
+        &Keyring::from_secrets(&[9; 32], &[9; 32], &[9; 32]),
+        fixture::options(),
+    )
+    .unwrap();
     assert_ne!(treated("account.number", 7).1, treated_with(&other, "account.number", 7).1);
     let id = |gate: &Gate| {
         clear_with(gate, vec![Sent::flagsmith()], |c| (c.events()[0].digest, c.request_digest()))
@@ -456,8 +461,10 @@ fn the_policy_version_follows_options_and_registry() {
     let plain = version(fixture::options());
     assert_eq!(plain.len(), 12);
     assert!(plain.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    assert_eq!(plain, version(GateOptions::default()));
-    assert_ne!(plain, version(GateOptions { value_bytes_max: 1, ..GateOptions::default() }));
+    assert_eq!(plain, version(fixture::options()));
+    assert_ne!(plain, version(GateOptions::default()));
+    assert_ne!(plain, version(GateOptions { value_bytes_max: 1, ..fixture::options() }));
+    assert_ne!(plain, version(GateOptions { level_key: "level".to_owned(), ..fixture::options() }));
 }
 
 #[test]

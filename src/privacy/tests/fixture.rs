@@ -8,13 +8,14 @@ use crate::registry::{
     Attribute, AttributeColumn, AttributeType, Category, ColumnType, Event, EventAttribute, LeakAction, Normalisation,
     Primitive, PrivacyLevel, Registry, Requirement, Trust,
 };
-use crate::secret::MasterKey;
+use crate::secret::Keyring;
 
 /// 2026-11-22T21:30:03Z, near the captured record's time.
 pub(crate) const NOW: i64 = 1_795_383_003_900_000;
 
-pub(crate) fn key() -> MasterKey {
-    MasterKey::from_bytes(std::array::from_fn(|i| i as u8))
+pub(crate) fn key() -> Keyring {
+    let counting = std::array::from_fn(|i| i as u8);
+    Keyring::from_secrets(&counting, &counting, &std::array::from_fn(|i| 32 + i as u8))
 }
 
 pub(crate) fn scalar(primitive: Primitive) -> AttributeType {
