@@ -6,6 +6,7 @@
 //! space is reused from record to record: a record costs no allocation.
 
 use super::coerce::{as_text, coerce, fit, made_since};
+use super::drift::Collector;
 use super::envelope::{self, ResourceEnvelope, TimeBounds};
 use super::identity::Identities;
 use super::json;
@@ -28,6 +29,7 @@ pub(super) fn clear<'a, O: Observer>(
     }
     Cleared {
         tally: pass.counter.finish(),
+        drift: pass.drift.finish(),
         request_digest: pass.identities.finish(),
         events: pass.events,
         values: pass.store.values,
@@ -45,6 +47,7 @@ struct Pass<'g, 'r, 'a, O> {
     scopes: Vec<(Option<&'a str>, bool)>,
     identities: Identities<'g>,
     counter: Counter,
+    drift: Collector<'a>,
     events: Vec<ClearedEvent<'a>>,
     /// The current record's own level.
     stated_level: PrivacyLevel,
@@ -110,6 +113,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             scopes: raw.scopes.iter().map(|scope| envelope::scope_name(scope.name, &gate.scanner)).collect(),
             identities: Identities::new(&gate.identity_key, raw),
             counter: Counter::new(gate.policy.event_count()),
+            drift: Collector::new(gate.policy.event_count()),
             events: Vec::with_capacity(raw.records.len()),
             stated_level: PrivacyLevel::default(),
             store: Store { values: Vec::with_capacity(raw.attributes.len()), ..Store::default() },
@@ -140,6 +144,9 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         };
         self.counter.event(subject, outcome);
         self.observer.event(record, subject, outcome);
+        if outcome == EventOutcome::Undeclared {
+            self.undeclared(record);
+        }
         if outcome == EventOutcome::Cleared
             && let Some(event) = declared
             && let Some(plan) = self.gate.policy.plan(event)
@@ -165,6 +172,19 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
     }
 
+    /// Notes an undeclared event and its attributes for the drift report; keys with a meaning of their own are none.
+    fn undeclared(&mut self, record: &'r RawRecord<'a>) {
+        let service = self.resources.get(record.resource as usize).and_then(|resource| resource.service_name);
+        self.drift.undeclared(record.name, record.resource, service);
+        let raw = self.raw;
+        for attribute in raw.attributes(&record.attributes) {
+            let key = self.gate.policy.key(attribute.key, 0);
+            if key.is_none_or(|key| self.declared(key).is_some()) {
+                self.drift.attribute(attribute);
+            }
+        }
+    }
+
     fn cleared(
         &mut self,
         record: &'r RawRecord<'a>,
@@ -181,6 +201,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             self.counter.implausible_envelope();
         }
         self.store.record_start = self.store.values.len();
+        self.drift.declared(event, record.resource, resource.service_name);
         let uid = self.attributes(record, plan);
         self.events.push(ClearedEvent {
             event,
@@ -238,12 +259,12 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                     let (key, treatment) = (template.key, template.treatment.at_least(self.stated_level));
                     self.scratch.templated.push(Templated { key, treatment, rest, place, attribute });
                 }
-                None => self.settle(attribute, None, AttributeOutcome::Undeclared),
+                None => self.settle_undeclared(attribute),
             };
         };
         let treatment = plan.treatment(key).at_least(self.stated_level);
         if treatment == Treatment::Undeclared {
-            return self.settle(attribute, None, AttributeOutcome::Undeclared);
+            return self.settle_undeclared(attribute);
         }
         let Scratch { chosen, seen, round, .. } = &mut self.scratch;
         let Some(seen) = seen.get_mut(key as usize) else { return };
@@ -390,6 +411,11 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     fn declared(&self, key: u32) -> Option<usize> {
         let key = key as usize;
         (key < self.gate.policy.attribute_count()).then_some(key)
+    }
+
+    fn settle_undeclared(&mut self, attribute: &RawAttribute<'a>) {
+        self.drift.attribute(attribute);
+        self.settle(attribute, None, AttributeOutcome::Undeclared);
     }
 
     fn settle(&mut self, attribute: &RawAttribute<'a>, declared: Option<usize>, outcome: AttributeOutcome) {
