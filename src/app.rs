@@ -8,8 +8,11 @@ use crate::config::ConfigError;
 use crate::registry::RegistryError;
 
 pub mod admin;
+pub mod catalogue;
 pub mod check;
+pub mod drift;
 pub mod explain;
+pub mod learn;
 pub mod serve;
 pub mod startup;
 pub mod status;

@@ -1,0 +1,1 @@
+//! x. Owns: nothing. Does not own: y.
