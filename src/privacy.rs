@@ -19,6 +19,7 @@
 //! attributes with one key, the last counts.
 
 mod coerce;
+mod datamap;
 mod drift;
 mod envelope;
 mod explain;
@@ -47,6 +48,7 @@ use policy::Policy;
 use pseudonym::Pseudonyms;
 use scan::Scanner;
 
+pub use datamap::{DataMap, Destination, MappedAttribute, MappedEvent, MappedLevel, MappedTable};
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
     is_hashed_name, is_shown_name,

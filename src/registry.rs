@@ -40,6 +40,10 @@ pub enum PrivacyLevel {
 }
 
 impl PrivacyLevel {
+    /// Every level, the strictest last.
+    pub const ALL: [Self; 5] =
+        [Self::Public, Self::Internal, Self::Pseudonymous, Self::Personal, Self::Sensitive];
+
     /// The level's name, as files have it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -55,9 +59,7 @@ impl PrivacyLevel {
     /// The level of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Public, Self::Internal, Self::Pseudonymous, Self::Personal, Self::Sensitive]
-            .into_iter()
-            .find(|level| level.as_str() == name)
+        Self::ALL.into_iter().find(|level| level.as_str() == name)
     }
 }
 
