@@ -9,9 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::privacy::{
-    DriftEntry, DriftKind, EVENT_BYTES_MAX, Gate, KEY_BYTES_MAX, ValueType, is_shown_name,
-};
+use crate::privacy::{DriftEntry, DriftKind, EVENT_BYTES_MAX, Gate, KEY_BYTES_MAX, ValueType, is_shown_name};
 use crate::registry::Registry;
 
 /// Entries in the report: some 500 KiB. A registry that lacks more than this is best proposed in several rounds.
@@ -208,7 +206,8 @@ impl DriftReport {
                 && item.service.as_deref().is_none_or(is_service)
         };
         let entries = self.entries.iter().filter(is_valid).take(ENTRIES_MAX).cloned().collect();
-        let is_label = |service: &str| service == NO_SERVICE || service == OTHER_SERVICES || is_service(service);
+        let is_label =
+            |service: &str| service == NO_SERVICE || service == OTHER_SERVICES || is_service(service);
         let overflow = self.overflow.iter().filter(|(service, _)| is_label(service)).take(SERVICES_MAX + 2);
         Self { entries, overflow: overflow.map(|(service, count)| (service.clone(), *count)).collect() }
     }
@@ -249,9 +248,10 @@ fn is_declared(item: &DriftItem, registry: &Registry) -> bool {
         return item.kind == DriftKind::Attribute;
     };
     let Some(key) = &item.key else { return true };
-    let declares = event.attributes.iter().any(|used| {
-        registry.attributes().get(used.attribute).is_some_and(|attribute| attribute.key == *key)
-    });
+    let declares = event
+        .attributes
+        .iter()
+        .any(|used| registry.attributes().get(used.attribute).is_some_and(|attribute| attribute.key == *key));
     // Of an event that is declared by now, what is still undeclared comes again as its attribute.
     declares || item.kind == DriftKind::EventAttribute
 }

@@ -44,7 +44,9 @@ pub(super) fn load(path: &Path) -> anyhow::Result<Option<DriftReport>> {
     };
     // The parser's own message may quote the file, which anyone may have edited.
     let report: DriftReport = serde_json::from_str(&text)
-        .map_err(|error| anyhow::anyhow!("not a drift report (line {}, column {})", error.line(), error.column()))
+        .map_err(|error| {
+            anyhow::anyhow!("not a drift report (line {}, column {})", error.line(), error.column())
+        })
         .with_context(|| path.display().to_string())?;
     Ok(Some(report.valid()))
 }
@@ -69,7 +71,8 @@ pub(super) async fn keep(drift: Arc<DriftStore>, data_dir: std::path::PathBuf, s
 /// Leaves the report on disk.
 pub(super) fn save(drift: &DriftStore, data_dir: &Path) {
     let path = data_dir.join(DRIFT_FILE);
-    let saved = serde_json::to_vec(&drift.report()).map_err(Into::into).and_then(|bytes| replace(&path, &bytes));
+    let saved =
+        serde_json::to_vec(&drift.report()).map_err(Into::into).and_then(|bytes| replace(&path, &bytes));
     if let Err(error) = saved {
         tracing::warn!(%error, path = %path.display(), "the drift report could not be saved");
     }
@@ -213,7 +216,9 @@ mod tests {
     fn text_and_page_show_what_from_whom_and_since_when() {
         let summary = report().summary(TOP);
         for shown in [text(&summary), html(&summary)] {
-            for part in ["new.count", "int", "features.flag.updated", "flagsmith-api", "2026-11-22", "#0123", "7"] {
+            for part in
+                ["new.count", "int", "features.flag.updated", "flagsmith-api", "2026-11-22", "#0123", "7"]
+            {
                 assert!(shown.contains(part), "{part}: {shown}");
             }
         }

@@ -29,8 +29,8 @@ pub fn command(config: &Config, from: Option<&Path>, out: Option<&Path>) -> Resu
         Some(file) => drift::load(file)?.ok_or_else(|| anyhow!("{}: no such file", file.display()))?,
         None => known(config)?,
     };
-    let text = Proposal::of(&report, &registry)
-        .settle(|text| Registry::load_with(&config.schemas, LABEL, text))?;
+    let text =
+        Proposal::of(&report, &registry).settle(|text| Registry::load_with(&config.schemas, LABEL, text))?;
     match out {
         None => print(&text)?,
         Some(file) => create(file, &text)?,
@@ -53,7 +53,7 @@ fn known(config: &Config) -> Result<DriftReport, AppError> {
 
 /// Makes the file; never replaces one, which may hold a person's review.
 fn create(file: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::File::create_new(file)
-        .and_then(|mut created| created.write_all(text.as_bytes()))
-        .with_context(|| format!("{}: name a file that does not exist yet, in a folder that does", file.display()))
+    std::fs::File::create_new(file).and_then(|mut created| created.write_all(text.as_bytes())).with_context(
+        || format!("{}: name a file that does not exist yet, in a folder that does", file.display()),
+    )
 }

@@ -28,7 +28,8 @@ fn requests_add_up_and_the_most_frequent_comes_first() {
     merge(&store, vec![Sent::named(COMMITTED).with("rare", 1).with("often", "x")], NOW);
     merge(&store, vec![Sent::named(COMMITTED).with("often", 7); 2], NOW + SECOND);
     let report = store.report();
-    let shown: Vec<_> = report.entries.iter().map(|item| (item.key.as_deref().unwrap(), item.count)).collect();
+    let shown: Vec<_> =
+        report.entries.iter().map(|item| (item.key.as_deref().unwrap(), item.count)).collect();
     assert_eq!(shown, [("often", 3), ("rare", 1)]);
     let often = &report.entries[0];
     assert_eq!(often.types, BTreeMap::from([(ValueType::String, 1), (ValueType::Int, 2)]));
@@ -135,7 +136,9 @@ fn what_esker_did_not_write_is_not_read_back() {
     let store = DriftStore::default();
     merge(&store, vec![Sent::named(COMMITTED).with("fine", 1)], NOW);
     let text = json(&store.report());
-    for (from, to) in [("fine", "hello bob"), (COMMITTED, "Hello"), ("flagsmith-api", "a\\nb"), ("\"fine\"", "null")] {
+    for (from, to) in
+        [("fine", "hello bob"), (COMMITTED, "Hello"), ("flagsmith-api", "a\\nb"), ("\"fine\"", "null")]
+    {
         assert!(text.contains(from));
         let edited: DriftReport = serde_json::from_str(&text.replace(from, to)).unwrap();
         assert!(edited.valid().entries.is_empty(), "{to}");

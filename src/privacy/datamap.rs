@@ -282,7 +282,9 @@ mod tests {
                 } else if found(AttributeOutcome::Pseudonymised) {
                     "pseudonymise"
                 } else {
-                    assert!(found(AttributeOutcome::DroppedPersonal) || found(AttributeOutcome::DroppedSensitive));
+                    assert!(
+                        found(AttributeOutcome::DroppedPersonal) || found(AttributeOutcome::DroppedSensitive)
+                    );
                     "drop"
                 };
                 assert_eq!(treatment, applied, "{key}");

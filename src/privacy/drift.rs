@@ -176,7 +176,10 @@ pub struct DriftEntry<'a> {
 impl fmt::Debug for DriftEntry<'_> {
     /// Shows no name: what a sender wrote has no place in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DriftEntry").field("kind", &self.kind).field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("DriftEntry")
+            .field("kind", &self.kind)
+            .field("count", &self.count)
+            .finish_non_exhaustive()
     }
 }
 

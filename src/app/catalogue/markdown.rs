@@ -25,7 +25,10 @@ const LEVELS: [(&str, &str); 5] = [
 ];
 
 const TREATMENTS: [(&str, &str); 3] = [
-    ("keep", "The value itself. Kept text is scanned, and what looks like an e-mail address or a secret is masked"),
+    (
+        "keep",
+        "The value itself. Kept text is scanned, and what looks like an e-mail address or a secret is masked",
+    ),
     (
         "pseudonymise",
         "A keyed code (HMAC-SHA256) in place of the value: equal values stay equal, and without the key nobody can tell which value it was. It remains personal data for whoever holds the key",
@@ -44,7 +47,10 @@ const ENVELOPE: [(&str, &str); 13] = [
     ("service_version", "Its version"),
     ("scope_name", "The part of the program that emitted it"),
     ("severity", "One of six words, trace to fatal"),
-    ("trace_id", "The request that it belongs to, a random number; joins events of one request, also with traces kept elsewhere"),
+    (
+        "trace_id",
+        "The request that it belongs to, a random number; joins events of one request, also with traces kept elsewhere",
+    ),
     ("span_id", "The step of that request, a random number"),
     ("consent", "The consent under which it is kept"),
     ("policy_version", "The version of this policy that let it pass"),
@@ -58,6 +64,7 @@ pub(super) fn document(map: &DataMap) -> String {
     purposes(&mut text, map);
     levels(&mut text, map);
     storage(&mut text, map);
+    safeguards(&mut text);
     personal_data(&mut text, map);
     envelope(&mut text, map);
     if !common.is_empty() {
@@ -88,11 +95,17 @@ fn head(text: &mut String, map: &DataMap) {
     );
     let stored = map.events.iter().filter(|event| event.stored).count();
     let treated = |treatment: &str| {
-        let keys = map.uses().filter(|(_, one)| one.treatments.get(&Destination::Warehouse) == Some(&treatment));
+        let keys =
+            map.uses().filter(|(_, one)| one.treatments.get(&Destination::Warehouse) == Some(&treatment));
         keys.map(|(_, one)| one.key.as_str()).collect::<BTreeSet<_>>().len()
     };
     text.push_str("| | |\n|---|---|\n");
-    writeln!(text, "| Policy version | {} (column `policy_version` of each row) |", code(&map.policy_version)).ok();
+    writeln!(
+        text,
+        "| Policy version | {} (column `policy_version` of each row) |",
+        code(&map.policy_version)
+    )
+    .ok();
     writeln!(text, "| Registry version | {} |", code(&map.registry_version)).ok();
     writeln!(text, "| Events | {}, of which {stored} are stored |", map.events.len()).ok();
     writeln!(text, "| Attributes | {} |", map.keys().len()).ok();
@@ -100,7 +113,9 @@ fn head(text: &mut String, map: &DataMap) {
     writeln!(text, "| kept as pseudonyms | {} |", treated("pseudonymise")).ok();
     writeln!(text, "| received and never stored | {} |", treated("drop")).ok();
     if map.uses().map(|(_, one)| (&one.key, one.level)).collect::<BTreeSet<_>>().len() > map.keys().len() {
-        text.push_str("\nSome attributes have another level on some events, and count in two lines.\n");
+        text.push_str(
+            "\nSome attributes have another level on some events, and count in two lines here and below.\n",
+        );
     }
 }
 
@@ -128,6 +143,10 @@ fn levels(text: &mut String, map: &DataMap) {
         cells.push(keys.len().to_string());
         row(text, &cells);
     }
+    text.push_str(
+        "\nA value that cannot be read as the attribute's type is dropped. *Server only* in an attribute's notes: callers can write\n\
+         attributes into a service's events (W3C baggage), always as text; what should be a number and is text is dropped.\n",
+    );
     text.push_str("\n| Treatment | What is left of the value |\n|---|---|\n");
     for (treatment, meaning) in TREATMENTS {
         writeln!(text, "| {treatment} | {meaning} |").ok();
@@ -135,7 +154,9 @@ fn levels(text: &mut String, map: &DataMap) {
 }
 
 fn storage(text: &mut String, map: &DataMap) {
-    text.push_str("\n## Where it is stored, and for how long\n\n| Table | Location | Kept |\n|---|---|---|\n");
+    text.push_str(
+        "\n## Where it is stored, and for how long\n\n| Table | Location | Kept |\n|---|---|---|\n",
+    );
     for table in &map.tables {
         let kept = table.retention.as_deref().unwrap_or("without limit: no retention is configured");
         writeln!(text, "| {} | {} | {} |", code(&table.name), code(&table.warehouse), plain(kept)).ok();
@@ -143,6 +164,23 @@ fn storage(text: &mut String, map: &DataMap) {
     text.push_str(
         "\nUntil a row is in its table it waits in the write-ahead log, a file on the server's disk, in the same treated form.\n\
          The column Amplitude tells what the policy lets leave for Amplitude; this version of Esker sends nothing there.\n",
+    );
+}
+
+/// The measures that hold whatever the policy says, and what a program cannot know.
+fn safeguards(text: &mut String) {
+    text.push_str(
+        "\n## Safeguards\n\n\
+         - What is not declared here, and what is to be dropped, is discarded in memory. It reaches no disk, log, error message or\n  \
+           metric.\n\
+         - Pseudonyms are made with a secret key. It stands in no table and no log, and its file can be read by the service's user\n  \
+           only, or it is handed over in an environment variable.\n\
+         - A record may ask for a stricter level than the one here, never for a looser one.\n\
+         - Only a few words, ids and times of a record itself are kept besides its attributes, and only where they look like what\n  \
+           they should be.\n\
+         - Each row names the version of the policy under which it was stored.\n\
+         \nNot in this document, because the service does not know it: the controller, the legal basis of each purpose, who reads the\n\
+         warehouse, and how access to it is protected.\n",
     );
 }
 
@@ -190,14 +228,18 @@ fn event(text: &mut String, event: &MappedEvent, common: &[&MappedAttribute]) {
     if !event.stored {
         writeln!(text, "\n**Not stored**: the event as a whole is {}.", event.level).ok();
     } else if event.level != "public" {
-        writeln!(text, "\nThe event as a whole is {}: each of its attributes is at least that.", event.level).ok();
+        writeln!(text, "\nThe event as a whole is {}: each of its attributes is at least that.", event.level)
+            .ok();
     }
-    let is_common =
-        |one: &MappedAttribute| common.iter().any(|known| same_use(known, one));
+    let is_common = |one: &MappedAttribute| common.iter().any(|known| same_use(known, one));
     let own: Vec<&MappedAttribute> = event.attributes.iter().filter(|one| !is_common(one)).collect();
     text.push('\n');
     if own.is_empty() {
-        text.push_str(if common.is_empty() { "No attributes.\n" } else { "Nothing besides what every event carries.\n" });
+        text.push_str(if common.is_empty() {
+            "No attributes.\n"
+        } else {
+            "Nothing besides what every event carries.\n"
+        });
         return;
     }
     attribute_table(text, &own);
@@ -252,7 +294,7 @@ fn notes(attribute: &MappedAttribute, is_stored: bool) -> String {
         notes.push(format!("one of {}", members.join(", ")));
     }
     if attribute.trust == "server" {
-        notes.push("dropped if it arrives as text (`trust: server`)".to_owned());
+        notes.push("server only".to_owned());
     }
     // Masking is the rule, so that only the exception is worth a word.
     if is_stored && attribute.leaks == Some("drop") {
@@ -361,8 +403,10 @@ mod tests {
     #[test]
     fn personal_data_is_listed_with_what_becomes_of_it() {
         let text = document(&shipped());
-        let section = text.split("## Personal data and secrets").nth(1).unwrap().split("\n## ").next().unwrap();
-        let line = |key: &str| section.lines().find(|line| line.contains(&format!("`{key}`"))).unwrap().to_owned();
+        let section =
+            text.split("## Personal data and secrets").nth(1).unwrap().split("\n## ").next().unwrap();
+        let line =
+            |key: &str| section.lines().find(|line| line.contains(&format!("`{key}`"))).unwrap().to_owned();
         assert!(line("user.id").contains("| pseudonymous | pseudonymise | pseudonymise | all |"));
         assert!(line("exception").contains("| sensitive | drop | drop |"));
         assert!(!section.contains("`organisation.id`"));
@@ -371,7 +415,9 @@ mod tests {
     #[test]
     fn a_sensitive_event_and_a_stricter_one_say_so() {
         assert!(document(&small(", privacy: sensitive", "x")).contains("**Not stored**"));
-        assert!(document(&small(", privacy: pseudonymous", "x")).contains("The event as a whole is pseudonymous"));
+        assert!(
+            document(&small(", privacy: pseudonymous", "x")).contains("The event as a whole is pseudonymous")
+        );
         assert!(document(&small("", "x")).contains("dropped as a whole if it holds a leak"));
     }
 

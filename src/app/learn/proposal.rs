@@ -206,8 +206,12 @@ impl Proposal {
             .ok();
         }
         if self.beyond_limit > 0 {
-            writeln!(text, "#\n# Left out: {} rarer attributes. Declare these first, then learn again.", self.beyond_limit)
-                .ok();
+            writeln!(
+                text,
+                "#\n# Left out: {} rarer attributes. Declare these first, then learn again.",
+                self.beyond_limit
+            )
+            .ok();
         }
         for (name, why) in &self.left_out {
             writeln!(text, "#\n# Left out: `{name}`: {}.", one_line(why)).ok();
@@ -263,7 +267,8 @@ const HEADER: &str = "\
 fn attribute(text: &mut String, key: &str, seen: &Seen) {
     let guess = guess_type(&seen.types);
     let (level, why) = suggest_level(key, guess.ty);
-    let types: Vec<String> = seen.types.iter().map(|(ty, count)| format!("{count} {}", ty.as_str())).collect();
+    let types: Vec<String> =
+        seen.types.iter().map(|(ty, count)| format!("{count} {}", ty.as_str())).collect();
     writeln!(text, "  # {}, {}", types.join(", "), seen.origin()).ok();
     if let Some(note) = guess.note {
         writeln!(text, "  # Type: {note}.").ok();

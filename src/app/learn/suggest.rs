@@ -32,7 +32,9 @@ pub(super) fn guess_type(types: &BTreeMap<ValueType, u64>) -> TypeGuess {
         [Text] => guess("string", None),
         [Text, Int] => guess(
             "string",
-            Some("`int` reads both if the texts are whole numbers; texts among numbers may be baggage (docs/baggage.md)"),
+            Some(
+                "`int` reads both if the texts are whole numbers; texts among numbers may be baggage (docs/baggage.md)",
+            ),
         ),
         [Text, Double] | [Text, Int, Double] => {
             guess("string", Some("`double` reads all if the texts are numbers"))
@@ -48,9 +50,38 @@ pub(super) fn guess_type(types: &BTreeMap<ValueType, u64>) -> TypeGuess {
 
 /// Secrets, and what quotes them.
 const SECRETS: [&str; 33] = [
-    "apikey", "auth", "authorization", "bearer", "card", "cookie", "cookies", "credential", "credentials", "cvc",
-    "cvv", "exception", "header", "headers", "iban", "jwt", "otp", "passphrase", "passport", "passwd", "password",
-    "payload", "pin", "privatekey", "pwd", "secret", "secrets", "signature", "ssn", "stacktrace", "token", "tokens",
+    "apikey",
+    "auth",
+    "authorization",
+    "bearer",
+    "card",
+    "cookie",
+    "cookies",
+    "credential",
+    "credentials",
+    "cvc",
+    "cvv",
+    "exception",
+    "header",
+    "headers",
+    "iban",
+    "jwt",
+    "otp",
+    "passphrase",
+    "passport",
+    "passwd",
+    "password",
+    "payload",
+    "pin",
+    "privatekey",
+    "pwd",
+    "secret",
+    "secrets",
+    "signature",
+    "ssn",
+    "stacktrace",
+    "token",
+    "tokens",
     "traceback",
 ];
 
@@ -66,38 +97,159 @@ const SECRET_PAIRS: [(&str, &str); 6] = [
 
 /// Special categories of personal data (GDPR, article 9).
 const SPECIAL: [&str; 11] = [
-    "biometric", "diagnosis", "disability", "ethnicity", "genetic", "medical", "political", "race", "religion",
-    "sexual", "sexuality",
+    "biometric",
+    "diagnosis",
+    "disability",
+    "ethnicity",
+    "genetic",
+    "medical",
+    "political",
+    "race",
+    "religion",
+    "sexual",
+    "sexuality",
 ];
 
 /// Personal data, and free text that may hold some.
 const PERSONAL: [&str; 66] = [
-    "addr", "address", "age", "agent", "author", "birthdate", "birthday", "body", "city", "comment", "company",
-    "contact", "content", "country", "coordinates", "description", "dob", "email", "emails", "fax", "firstname",
-    "fullname", "gender", "geo", "host", "hostname", "ip", "ipv4", "ipv6", "lastname", "lat", "latitude", "lng",
-    "location", "login", "lon", "longitude", "mail", "message", "mobile", "name", "names", "nickname", "note", "notes",
-    "path", "phone", "postcode", "query", "referer", "referrer", "remote", "search", "sex", "street", "subject",
-    "surname", "text", "timezone", "title", "uri", "url", "username", "utm", "zip", "zipcode",
+    "addr",
+    "address",
+    "age",
+    "agent",
+    "author",
+    "birthdate",
+    "birthday",
+    "body",
+    "city",
+    "comment",
+    "company",
+    "contact",
+    "content",
+    "country",
+    "coordinates",
+    "description",
+    "dob",
+    "email",
+    "emails",
+    "fax",
+    "firstname",
+    "fullname",
+    "gender",
+    "geo",
+    "host",
+    "hostname",
+    "ip",
+    "ipv4",
+    "ipv6",
+    "lastname",
+    "lat",
+    "latitude",
+    "lng",
+    "location",
+    "login",
+    "lon",
+    "longitude",
+    "mail",
+    "message",
+    "mobile",
+    "name",
+    "names",
+    "nickname",
+    "note",
+    "notes",
+    "path",
+    "phone",
+    "postcode",
+    "query",
+    "referer",
+    "referrer",
+    "remote",
+    "search",
+    "sex",
+    "street",
+    "subject",
+    "surname",
+    "text",
+    "timezone",
+    "title",
+    "uri",
+    "url",
+    "username",
+    "utm",
+    "zip",
+    "zipcode",
 ];
 
 /// What an id can be of, so that it stands for a person.
 const SOMEBODY: [&str; 24] = [
-    "account", "actor", "anonymous", "client", "contact", "customer", "device", "distinct", "employee", "enduser",
-    "guest", "identity", "installation", "member", "owner", "participant", "patient", "person", "profile", "session",
-    "subscriber", "user", "viewer", "visitor",
+    "account",
+    "actor",
+    "anonymous",
+    "client",
+    "contact",
+    "customer",
+    "device",
+    "distinct",
+    "employee",
+    "enduser",
+    "guest",
+    "identity",
+    "installation",
+    "member",
+    "owner",
+    "participant",
+    "patient",
+    "person",
+    "profile",
+    "session",
+    "subscriber",
+    "user",
+    "viewer",
+    "visitor",
 ];
 
 const IDS: [&str; 8] = ["guid", "hash", "id", "identifier", "key", "number", "uid", "uuid"];
 
 /// Last words of measurements.
 const MEASURES: [&str; 33] = [
-    "attempts", "average", "avg", "bytes", "count", "counts", "days", "depth", "duration", "elapsed", "hours", "index",
-    "length", "limit", "max", "mean", "median", "millis", "milliseconds", "min", "minutes", "ms", "percent",
-    "percentage", "quota", "rate", "ratio", "remaining", "retries", "seconds", "size", "sum", "total",
+    "attempts",
+    "average",
+    "avg",
+    "bytes",
+    "count",
+    "counts",
+    "days",
+    "depth",
+    "duration",
+    "elapsed",
+    "hours",
+    "index",
+    "length",
+    "limit",
+    "max",
+    "mean",
+    "median",
+    "millis",
+    "milliseconds",
+    "min",
+    "minutes",
+    "ms",
+    "percent",
+    "percentage",
+    "quota",
+    "rate",
+    "ratio",
+    "remaining",
+    "retries",
+    "seconds",
+    "size",
+    "sum",
+    "total",
 ];
 
 /// First or last words of yes-or-no answers.
-const FLAGS: [&str; 10] = ["is", "has", "can", "was", "did", "should", "enabled", "disabled", "success", "valid"];
+const FLAGS: [&str; 10] =
+    ["is", "has", "can", "was", "did", "should", "enabled", "disabled", "success", "valid"];
 
 /// A level for a key whose values are of this type, and why. The first rule that fits counts.
 pub(super) fn suggest_level(key: &str, ty: &str) -> (PrivacyLevel, String) {
@@ -119,7 +271,10 @@ pub(super) fn suggest_level(key: &str, ty: &str) -> (PrivacyLevel, String) {
     }
     let is_id = IDS.contains(&last) && matches!(ty, "string" | "int");
     if let Some(word) = one_of(&SOMEBODY).filter(|_| is_id) {
-        return (PrivacyLevel::Pseudonymous, format!("`{word}` with `{last}` tells one person or device from others"));
+        return (
+            PrivacyLevel::Pseudonymous,
+            format!("`{word}` with `{last}` tells one person or device from others"),
+        );
     }
     if matches!(ty, "int" | "double") && MEASURES.contains(&last) {
         return (PrivacyLevel::Internal, format!("a number whose key ends in `{last}` is a measurement"));
@@ -127,7 +282,10 @@ pub(super) fn suggest_level(key: &str, ty: &str) -> (PrivacyLevel, String) {
     if ty == "boolean" && one_of(&FLAGS).is_some() {
         return (PrivacyLevel::Internal, "a yes or no about a thing".to_owned());
     }
-    (PrivacyLevel::Personal, "no rule knows the key; nothing of it is stored before somebody decides".to_owned())
+    (
+        PrivacyLevel::Personal,
+        "no rule knows the key; nothing of it is stored before somebody decides".to_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -198,7 +356,9 @@ mod tests {
 
     #[test]
     fn nothing_is_suggested_to_be_public_and_each_reason_is_one_line() {
-        for word in SECRETS.iter().chain(&SPECIAL).chain(&PERSONAL).chain(&SOMEBODY).chain(&MEASURES).chain(&FLAGS) {
+        for word in
+            SECRETS.iter().chain(&SPECIAL).chain(&PERSONAL).chain(&SOMEBODY).chain(&MEASURES).chain(&FLAGS)
+        {
             for ty in ["string", "int", "double", "boolean", "any"] {
                 let (level, why) = suggest_level(&format!("{word}.id"), ty);
                 assert!(level > PrivacyLevel::Public && !why.contains('\n') && !why.is_empty());

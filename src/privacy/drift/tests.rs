@@ -135,7 +135,8 @@ fn more_names_than_the_limit_are_counted_by_kind_and_not_kept() {
     let many = ENTRIES_PER_REQUEST_MAX + 10;
     let sent = (0..many).map(|n| Sent::named(&format!("e{n}.happened")).with("k", 1)).collect();
     clear_with(&gate(), sent, |cleared| {
-        let sum = |kind| cleared.drift().iter().filter(|entry| entry.kind == kind).map(|entry| entry.count).sum();
+        let sum =
+            |kind| cleared.drift().iter().filter(|entry| entry.kind == kind).map(|entry| entry.count).sum();
         let counted: (u64, u64) = (sum(DriftKind::Event), sum(DriftKind::EventAttribute));
         assert_eq!(counted, (many as u64, many as u64));
         assert!(cleared.drift().len() <= ENTRIES_PER_REQUEST_MAX + 2);
@@ -145,7 +146,8 @@ fn more_names_than_the_limit_are_counted_by_kind_and_not_kept() {
 #[test]
 fn names_that_somebody_wrote_in_code_are_shown() {
     let gate = gate();
-    for name in ["organisation.id", "a", "http.response.status_code", "oauth2_metadata.2fa.year_2026", "x.y_"] {
+    for name in ["organisation.id", "a", "http.response.status_code", "oauth2_metadata.2fa.year_2026", "x.y_"]
+    {
         assert_eq!(gate.shown_key(name.as_bytes()), name);
         assert_eq!(gate.shown_event(DriftEvent::Undeclared(name.as_bytes())).as_deref(), Some(name));
     }

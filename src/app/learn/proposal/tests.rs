@@ -73,8 +73,13 @@ fn a_new_event_is_declared_with_new_attributes_and_refs_to_known_ones() {
     assert_eq!(of("export.label"), (scalar(Text), PrivacyLevel::Personal));
     assert_eq!(of("reporter.email"), (scalar(Text), PrivacyLevel::Personal));
     assert_eq!(event.attributes.len(), 4);
-    let keys: Vec<_> = parsed(&text)["attributes"].as_array().unwrap().iter().map(|a| a["key"].clone()).collect();
-    assert_eq!(keys, ["export.count", "export.label", "reporter.email"], "what is declared is not declared again");
+    let keys: Vec<_> =
+        parsed(&text)["attributes"].as_array().unwrap().iter().map(|a| a["key"].clone()).collect();
+    assert_eq!(
+        keys,
+        ["export.count", "export.label", "reporter.email"],
+        "what is declared is not declared again"
+    );
     assert!(text.contains("# 2 string, 1 int, from flagsmith-api since 2026-11-22T21:30:03.9Z"), "{text}");
     assert!(text.contains("# Type: `int` reads both"), "{text}");
     assert!(text.contains("# Level: `email` names personal data"), "{text}");
@@ -112,7 +117,12 @@ fn hashed_names_are_counted_and_appear_nowhere() {
     let mut entries = new_event();
     entries.push(item(DriftKind::Event, "#0123456789ab", None, &[]));
     entries.push(item(DriftKind::EventAttribute, "#0123456789ab", Some("inner"), &[(ValueType::Int, 1)]));
-    entries.push(item(DriftKind::Attribute, "features.flag.updated", Some("#ba9876543210"), &[(ValueType::Int, 1)]));
+    entries.push(item(
+        DriftKind::Attribute,
+        "features.flag.updated",
+        Some("#ba9876543210"),
+        &[(ValueType::Int, 1)],
+    ));
     let (text, _) = proposed(entries);
     assert!(text.contains("Left out: 2 names"), "{text}");
     assert!(!text.contains("0123456789ab") && !text.contains("ba98") && !text.contains("inner"), "{text}");
@@ -123,10 +133,10 @@ fn what_the_registry_refuses_is_left_out_with_its_reason() {
     let of = |key| item(DriftKind::Attribute, "features.flag.updated", Some(key), &[(ValueType::Int, 1)]);
     let entries = vec![
         item(DriftKind::Event, "oneword", None, &[]),
-        of("event.time"),       // a column of every event
-        of("file.path"),        // a column of Iceberg's own
-        of("feature.name"),     // the column of `feature_name`
-        of("a.b_c"),            // two new keys of one column
+        of("event.time"),   // a column of every event
+        of("file.path"),    // a column of Iceberg's own
+        of("feature.name"), // the column of `feature_name`
+        of("a.b_c"),        // two new keys of one column
         of("a_b.c"),
         of("fine.count"),
     ];
@@ -145,7 +155,8 @@ fn a_key_of_a_declared_template_is_left_out() {
     let file = "file_format: definition/2\nattributes:\n  - {key: label, type: \"template[string]\", stability: stable, \
                 brief: x, annotations: {esker: {privacy: public}}}\nevents:\n  - {name: a.b, stability: stable, brief: x, \
                 annotations: {esker: {category: product}}, attributes: []}\n";
-    let files = |text: &str| vec![("a.yaml".to_owned(), file.to_owned()), (LABEL.to_owned(), text.to_owned())];
+    let files =
+        |text: &str| vec![("a.yaml".to_owned(), file.to_owned()), (LABEL.to_owned(), text.to_owned())];
     let registry = Registry::from_files(&files("file_format: definition/2\n")).unwrap();
     let report = DriftReport { entries: vec![of("label.colour"), of("other")], ..DriftReport::default() };
     let text = Proposal::of(&report, &registry).settle(|text| Registry::from_files(&files(text))).unwrap();
