@@ -412,7 +412,7 @@ pub(super) fn shown(name: &[u8], bytes_max: usize, scanner: &Scanner, key: &Deri
     }
 }
 
-/// True for a text that [`shown`] can have made: what is read back from a file must be nothing else.
+/// True for a text that a name from the wire can be shown as: what is read back from a file must be nothing else.
 #[must_use]
 pub fn is_shown_name(text: &str, bytes_max: usize) -> bool {
     is_hashed_name(text) || is_name(text, bytes_max)

@@ -173,15 +173,15 @@ impl Proposal {
     fn text(&self) -> String {
         let mut text = HEADER.to_owned();
         self.comment_left_out(&mut text);
-        text.push_str("file_format: definition/2\n");
+        text.push_str("\nfile_format: definition/2\n");
         if !self.attributes.is_empty() {
-            text.push_str("\nattributes:\n");
+            text.push_str("\nattributes:");
         }
         for (key, seen) in &self.attributes {
             attribute(&mut text, key, seen);
         }
         if !self.events.is_empty() {
-            text.push_str("\nevents:\n");
+            text.push_str("\nevents:");
         }
         for (name, (seen, keys)) in &self.events {
             event(&mut text, name, seen, keys);
@@ -199,8 +199,8 @@ impl Proposal {
         if !self.hashed.is_empty() {
             writeln!(
                 text,
-                "#\n# Left out: {} names that may hold a value (`#` and a hash in the drift report). A name is not the place for a\n\
-                 # value: send it as an attribute.",
+                "#\n# Left out, because they may hold values: names, {} of them (`#` and a hash in the drift report). A name is not the\n\
+                 # place for a value: send it as an attribute.",
                 self.hashed.len()
             )
             .ok();
@@ -269,7 +269,7 @@ fn attribute(text: &mut String, key: &str, seen: &Seen) {
     let (level, why) = suggest_level(key, guess.ty);
     let types: Vec<String> =
         seen.types.iter().map(|(ty, count)| format!("{count} {}", ty.as_str())).collect();
-    writeln!(text, "  # {}, {}", types.join(", "), seen.origin()).ok();
+    writeln!(text, "\n  # {}, {}", types.join(", "), seen.origin()).ok();
     if let Some(note) = guess.note {
         writeln!(text, "  # Type: {note}.").ok();
     }
@@ -281,7 +281,7 @@ fn attribute(text: &mut String, key: &str, seen: &Seen) {
 }
 
 fn event(text: &mut String, name: &str, seen: &Seen, keys: &BTreeSet<String>) {
-    writeln!(text, "  # {} records, {}", seen.count, seen.origin()).ok();
+    writeln!(text, "\n  # {} records, {}", seen.count, seen.origin()).ok();
     writeln!(text, "  - name: {}", quoted(name)).ok();
     writeln!(text, "    stability: development\n    requirement_level: recommended\n    brief: {BRIEF}").ok();
     writeln!(text, "    annotations: {{esker: {{category: product}}}}").ok();

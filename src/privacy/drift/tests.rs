@@ -4,8 +4,10 @@ use super::*;
 use crate::privacy::tests::fixture::{COMMITTED, NOW, Request, Sent, Value, clear_with, gate, otlp};
 use crate::privacy::{Cleared, Silent};
 
-/// Kind, event, key, types and count of each entry, as they may be shown.
-fn entries(cleared: &Cleared<'_>) -> Vec<(DriftKind, String, String, Vec<(&'static str, u32)>, u64)> {
+/// Kind, event, key, types and count of an entry, as they may be shown.
+type Shown = (DriftKind, String, String, Vec<(&'static str, u32)>, u64);
+
+fn entries(cleared: &Cleared<'_>) -> Vec<Shown> {
     let gate = gate();
     let types = |entry: &DriftEntry<'_>| {
         let counted = ValueType::ALL.iter().zip(entry.types).filter(|(_, count)| *count > 0);
@@ -21,13 +23,7 @@ fn entries(cleared: &Cleared<'_>) -> Vec<(DriftKind, String, String, Vec<(&'stat
         .collect()
 }
 
-fn entry(
-    kind: DriftKind,
-    event: &str,
-    key: &str,
-    types: &[(&'static str, u32)],
-    count: u64,
-) -> (DriftKind, String, String, Vec<(&'static str, u32)>, u64) {
+fn entry(kind: DriftKind, event: &str, key: &str, types: &[(&'static str, u32)], count: u64) -> Shown {
     (kind, event.to_owned(), key.to_owned(), types.to_vec(), count)
 }
 

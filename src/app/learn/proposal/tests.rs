@@ -124,7 +124,7 @@ fn hashed_names_are_counted_and_appear_nowhere() {
         &[(ValueType::Int, 1)],
     ));
     let (text, _) = proposed(entries);
-    assert!(text.contains("Left out: 2 names"), "{text}");
+    assert!(text.contains("names, 2 of them"), "{text}");
     assert!(!text.contains("0123456789ab") && !text.contains("ba98") && !text.contains("inner"), "{text}");
 }
 
