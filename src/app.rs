@@ -9,9 +9,12 @@ use crate::privacy::PolicyError;
 use crate::registry::RegistryError;
 
 pub mod admin;
+pub mod catalogue;
 pub mod check;
+pub mod drift;
 pub mod explain;
 pub mod keys;
+pub mod learn;
 pub mod serve;
 pub mod startup;
 pub mod status;

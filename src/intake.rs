@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::accounting::{Accounting, Delta};
 use crate::clock::Clock;
 use crate::columns::{Batch, BundleWriter, CELLS_MAX, EncodeError, Encoder, OutcomeCounts};
+use crate::drift::DriftStore;
 use crate::privacy::{Cleared, Gate, Silent};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::reply::{Receipt, Refusal, Sink};
@@ -41,6 +42,8 @@ pub struct Parts {
     pub window: RetryWindow,
     /// Event counts.
     pub accounting: Arc<Accounting>,
+    /// What arrives undeclared.
+    pub drift: Arc<DriftStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -81,6 +84,7 @@ impl Parts {
         let received_micros = self.clock.now_micros();
         let raw = RawEvents::decode(request, &self.names)?;
         let cleared = self.gate.clear(&raw, received_micros, &mut Silent);
+        self.drift.merge(&self.gate, cleared.drift(), received_micros);
         let batches = self.encoder.encode(&cleared, received_micros).map_err(refuse_unencoded)?;
         let payload = if batches.is_empty() { None } else { Some(self.bundle(&cleared, &batches)?) };
         Ok(Prepared {

@@ -14,6 +14,7 @@ pub mod registry;
 pub mod receive;
 pub mod privacy;
 pub mod accounting;
+pub mod drift;
 pub mod columns;
 pub mod wal;
 pub mod intake;

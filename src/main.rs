@@ -57,6 +57,29 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: OutputFormat,
     },
+    /// Propose a registry file for what arrived undeclared: names, types and suggested levels, never values. For review.
+    #[command(
+        after_help = "Example:\n  esker learn --out proposed.yaml\n  esker learn --from drift.json\n\n\
+        It reads the report of the running process, else the one that the last process left in data_dir."
+    )]
+    Learn {
+        /// Where to write the file; it must not exist yet. Without it, the proposal is printed.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// A saved drift report (the admin port's /drift) to read instead.
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+    /// Write the data map: every event and attribute, its level, and what becomes of it at each destination.
+    #[command(after_help = "Example:\n  esker catalogue --out DATA.md\n  esker catalogue --format json")]
+    Catalogue {
+        /// How to write it.
+        #[arg(long, value_enum, default_value_t)]
+        format: DocumentFormat,
+        /// Where to write it; a file that is there is replaced. Without it, the document is printed.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Make, rotate, list or destroy the keys of the pseudonyms.
     #[command(
         subcommand,
@@ -152,6 +175,24 @@ impl From<OutputFormat> for Format {
     }
 }
 
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum DocumentFormat {
+    /// A document for people.
+    #[default]
+    Markdown,
+    /// For programs.
+    Json,
+}
+
+impl From<DocumentFormat> for Format {
+    fn from(format: DocumentFormat) -> Self {
+        match format {
+            DocumentFormat::Markdown => Self::Text,
+            DocumentFormat::Json => Self::Json,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome =
@@ -163,6 +204,10 @@ fn main() -> ExitCode {
             Command::Explain { file, format } => app::explain::command(&config, &file, format.into()),
             Command::Status { format } => app::status::command(&config, format.into()),
             Command::Keys(arguments) => app::keys::command(&config, arguments.into()),
+            Command::Learn { out, from } => app::learn::command(&config, from.as_deref(), out.as_deref()),
+            Command::Catalogue { format, out } => {
+                app::catalogue::command(&config, format.into(), out.as_deref())
+            }
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,6 +21,8 @@
 mod action;
 mod coerce;
 mod consent;
+mod datamap;
+mod drift;
 mod envelope;
 mod explain;
 mod identity;
@@ -55,6 +57,11 @@ use route::Router;
 use scan::Scanner;
 
 pub use consent::Decision;
+pub use datamap::{DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedTable};
+pub use drift::{
+    DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
+    is_hashed_name, is_shown_name,
+};
 pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain};
 pub use quarantined::QuarantinedEvent;
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
@@ -170,6 +177,7 @@ pub struct Gate {
     pseudonyms: Pseudonyms,
     scanner: Scanner,
     identity_key: DerivedKey,
+    drift_key: DerivedKey,
     options: GateOptions,
     version: String,
 }
@@ -186,6 +194,7 @@ impl Gate {
             scanner: Scanner::new(),
             pseudonyms: Pseudonyms::new(keys, WAREHOUSE),
             identity_key: Identities::purpose_key(keys),
+            drift_key: keys.identity("drift"),
             version: version(&registry, &options),
             registry,
             options,
@@ -218,6 +227,26 @@ impl Gate {
     #[must_use]
     pub fn tables(&self) -> impl ExactSizeIterator<Item = &str> {
         self.options.tables.iter().map(|table| table.name.as_str())
+    }
+
+    /// The event of a drift entry as it may be shown and kept: its name, or the hash of one that may hold a value.
+    #[must_use]
+    pub fn shown_event(&self, event: DriftEvent<'_>) -> Option<String> {
+        match event {
+            DriftEvent::Declared(event) => {
+                self.registry.events().get(event as usize).map(|event| event.name.clone())
+            }
+            DriftEvent::Undeclared(name) => {
+                Some(drift::shown(name, EVENT_BYTES_MAX, &self.scanner, &self.drift_key))
+            }
+            DriftEvent::Overflow => None,
+        }
+    }
+
+    /// A key from the wire as it may be shown and kept.
+    #[must_use]
+    pub fn shown_key(&self, key: &[u8]) -> String {
+        drift::shown(key, KEY_BYTES_MAX, &self.scanner, &self.drift_key)
     }
 
     /// The registry that the gate enforces.
@@ -280,6 +309,7 @@ pub struct Cleared<'a> {
     /// Text that the gate made (pseudonyms, canonical JSON, decimal text).
     pub(crate) made: String,
     tally: Tally,
+    drift: Vec<DriftEntry<'a>>,
     request_digest: [u8; 16],
 }
 
@@ -319,6 +349,12 @@ impl<'a> Cleared<'a> {
     #[must_use]
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// What of the request is undeclared, by event, key and service.
+    #[must_use]
+    pub fn drift(&self) -> &[DriftEntry<'a>] {
+        &self.drift
     }
 
     /// A keyed digest of the whole request: all records in order, their resources and scopes, those that were dropped

@@ -293,6 +293,16 @@ impl Registry {
         Self::from_files(&source::read(folder)?)
     }
 
+    /// As [`Registry::load`], with one more file that is in memory: what the folder would be with it.
+    ///
+    /// # Errors
+    /// As [`Registry::load`]; the file goes by `name`.
+    pub fn load_with(folder: &Path, name: &str, text: &str) -> Result<Self, RegistryError> {
+        let mut files = source::read(folder)?;
+        files.push((name.to_owned(), text.to_owned()));
+        Self::from_files(&files)
+    }
+
     /// Reads files that are already in memory, each a name (for messages) and a text.
     ///
     /// # Errors

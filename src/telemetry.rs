@@ -1,7 +1,7 @@
 //! What an operator sees of a running process: structured logs on stderr and metrics in the OpenMetrics text format.
 //!
-//! Owns: the shape of logs and the names of metrics. Labels are declared event names and closed sets of reasons, never
-//! text from the wire. Does not own: the counts themselves.
+//! Owns: the shape of logs and the names of metrics. Labels are declared event names, closed sets of reasons, and a bounded
+//! number of plausible service names; never other text from the wire. Does not own: the counts themselves.
 
 use std::sync::Arc;
 

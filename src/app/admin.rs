@@ -1,4 +1,4 @@
-//! The admin port: `/healthz`, `/readyz`, `/metrics`, `/status` (JSON) and a status page for people at `/`.
+//! The admin port: `/healthz`, `/readyz`, `/metrics`, `/status` and `/drift` (JSON), and a status page for people at `/`.
 //!
 //! Owns: what a running process tells of itself. Does not own: the numbers.
 
@@ -18,11 +18,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounting::{Accounting, Counts};
+use crate::drift::{DriftStore, DriftSummary};
 use crate::flush::FlushWatch;
 use crate::receive::stats::{Outcome, Protocol, ReceiveStats};
 use crate::telemetry::{self, Metric, Sample};
 use crate::wal::Wal;
 
+use super::drift;
 use super::status::LogStatus;
 
 /// A service that cannot take a request of this size is not ready.
@@ -33,6 +35,8 @@ const ROOM_BYTES: u64 = 1 << 20;
 pub struct AdminState {
     /// Event counts.
     pub accounting: Arc<Accounting>,
+    /// What arrives undeclared.
+    pub drift: Arc<DriftStore>,
     /// The log.
     pub wal: Arc<Wal>,
     /// The flusher's progress.
@@ -64,6 +68,8 @@ pub struct LiveStatus {
     pub wal: LogStatus,
     /// Event counts of this process.
     pub counts: Counts,
+    /// What arrives undeclared: totals and the most frequent.
+    pub drift: DriftSummary,
 }
 
 /// Serves the admin port until `stop`.
@@ -76,6 +82,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationT
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(async |State(state): State<AdminState>| Json(live(&state))))
+        .route("/drift", get(async |State(state): State<AdminState>| Json(state.drift.report())))
         .route("/", get(page))
         .with_state(state);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
@@ -116,6 +123,7 @@ fn live(state: &AdminState) -> LiveStatus {
         trouble: report.trouble,
         wal: state.wal.status().into(),
         counts: state.accounting.counts(),
+        drift: state.drift.report().summary(drift::TOP),
     }
 }
 
@@ -134,6 +142,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
         Metric::gauge("esker_flush_trouble", "1 while commits fail.", u64::from(live.trouble.is_some())),
     ]);
     metrics.extend(request_metrics(&state.receive));
+    metrics.push(drift::metric(state.drift.counts()));
     match telemetry::render(metrics) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -223,7 +232,7 @@ fn request_metrics(stats: &ReceiveStats) -> Vec<Metric> {
     ]
 }
 
-/// The status page. Everything on it is a declared name, a reason or a number.
+/// The status page. Everything on it is a declared name, a name that the gate shows, a reason or a number.
 async fn page(State(state): State<AdminState>) -> Html<String> {
     let live = live(&state);
     let mut rows = String::new();
@@ -244,10 +253,11 @@ async fn page(State(state): State<AdminState>) -> Html<String> {
         .replace("{{backlog_frames}}", &live.wal.backlog_frames.to_string())
         .replace("{{backlog_bytes}}", &bytesize::ByteSize(live.wal.backlog_bytes).to_string())
         .replace("{{trouble}}", &trouble)
-        .replace("{{rows}}", &rows);
+        .replace("{{rows}}", &rows)
+        .replace("{{drift}}", &drift::html(&live.drift));
     Html(page)
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

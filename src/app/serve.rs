@@ -15,11 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminState};
 use super::status::RunFile;
-use super::{AppError, print, startup, tables};
+use super::{AppError, drift, print, startup, tables};
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
 use crate::columns::{Encoder, Layout};
 use crate::config::Config;
+use crate::drift::DriftStore;
 use crate::flush::{self, FlushError, FlushOptions, FlushWatch, Flusher, Writer};
 use crate::intake::{Intake, Parts};
 use crate::privacy::Gate;
@@ -91,6 +92,8 @@ struct Service {
     stop_admin: CancellationToken,
     /// Where the counts are left for `esker status` after the process ended.
     counts: (Arc<Accounting>, std::path::PathBuf),
+    /// Left there as well.
+    drift: (Arc<DriftStore>, std::path::PathBuf),
 }
 
 /// Sockets that are bound before anything is promised.
@@ -148,8 +151,10 @@ impl Service {
         flusher.recover().map_err(anyhow::Error::from)?;
         let encoder = Encoder::new(&layout, &registry, &policy_version);
         let names = NameFallback::new(config.receive.names.clone());
+        let drift = drift::resume(&config.data_dir, &registry);
         let parts = Parts {
             names,
+            drift: Arc::clone(&drift),
             gate,
             encoder,
             wal: Arc::clone(&wal),
@@ -158,7 +163,7 @@ impl Service {
             clock,
         };
         let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
-        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, counts, policy_version)
+        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, (counts, drift), policy_version)
     }
 
     fn spawn(
@@ -167,7 +172,7 @@ impl Service {
         intake: Intake,
         flusher: Flusher,
         wal: Arc<Wal>,
-        counts: (Arc<Accounting>, std::path::PathBuf),
+        (counts, drift): ((Arc<Accounting>, std::path::PathBuf), Arc<DriftStore>),
         policy_version: Arc<str>,
     ) -> Result<Self, AppError> {
         let (stop_listeners, stop_flusher, stop_admin) =
@@ -181,6 +186,7 @@ impl Service {
             .with_context(|| format!("writing to {}", config.data_dir.display()))?;
         let state = AdminState {
             accounting: Arc::clone(&counts.0),
+            drift: Arc::clone(&drift),
             wal: Arc::clone(&wal),
             flush: flusher.watch(),
             receive: Arc::clone(&stats),
@@ -189,6 +195,8 @@ impl Service {
             data_dir: config.data_dir.clone(),
         };
         tokio::spawn(save_counts(counts.clone(), flusher.watch(), stop_admin.clone()));
+        let drift = (drift, config.data_dir.clone());
+        tokio::spawn(drift::keep(Arc::clone(&drift.0), drift.1.clone(), stop_admin.clone()));
         let stop = || stop_listeners.clone().cancelled_owned();
         let listeners = vec![
             (
@@ -214,6 +222,7 @@ impl Service {
             stop_flusher,
             stop_admin,
             counts,
+            drift,
         })
     }
 }
@@ -245,6 +254,7 @@ impl Service {
             tracing::error!(error = format!("{failure:#}"), "stopping after a failure");
             self.stop_listeners.cancel();
             save(&self.counts);
+            drift::save(&self.drift.0, &self.drift.1);
             return Err(failure.into());
         }
         self.stop(grace).await
@@ -274,6 +284,7 @@ impl Service {
         flushed.context("flusher task")?.map_err(anyhow::Error::from)?;
         self.wal.close().await.map_err(anyhow::Error::from)?;
         save(&self.counts);
+        drift::save(&self.drift.0, &self.drift.1);
         self.stop_admin.cancel();
         tracing::info!("stopped");
         Ok(())

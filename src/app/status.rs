@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::{LiveStatus, rfc3339};
 use super::tables::{self, NamedStatus};
-use super::{AppError, Format, block_on, print};
+use super::{AppError, Format, block_on, drift, print};
 use crate::accounting::Counts;
 use crate::config::Config;
+use crate::drift::DriftSummary;
 use crate::table::{Peek, TableStatus};
 use crate::wal::{self, LogInspection, Position, WalStatus};
 
@@ -85,6 +86,8 @@ struct Status {
     counts: Counts,
     /// `running`, `last run`, or `none`.
     counts_of: &'static str,
+    /// What arrived undeclared, since when; of the running process, else as the last one left it.
+    drift: DriftSummary,
 }
 
 /// Gathers and prints the status. Changes nothing.
@@ -129,15 +132,27 @@ async fn gather(config: &Config) -> anyhow::Result<Status> {
     };
     let table = primary.map(Peek::status);
     let tables = found.into_iter().map(status).collect();
-    Ok(Status { table, tables, wal, live, counts, counts_of })
+    let drift = match &live {
+        Some(live) => live.drift.clone(),
+        None => {
+            let left = drift::load(&config.data_dir.join(drift::DRIFT_FILE))?;
+            left.unwrap_or_default().summary(drift::TOP)
+        }
+    };
+    Ok(Status { table, tables, wal, live, counts, counts_of, drift })
 }
 
-/// Asks the process that serves from this data directory, if one answers.
+/// Asks the process that serves from this data directory for its status, if one answers.
 async fn live(data_dir: &Path) -> Option<LiveStatus> {
+    ask(data_dir, "/status").await
+}
+
+/// Asks the process that serves from this data directory for a page of JSON, if one answers.
+pub(super) async fn ask<T: serde::de::DeserializeOwned>(data_dir: &Path, path: &str) -> Option<T> {
     let text = std::fs::read_to_string(data_dir.join(RUN_FILE)).ok()?;
     let run: RunFile = serde_json::from_str(&text).ok()?;
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
-    let answer = client.get(format!("http://{}/status", run.admin)).send().await.ok()?;
+    let answer = client.get(format!("http://{}{path}", run.admin)).send().await.ok()?;
     answer.error_for_status().ok()?.json().await.ok()
 }
 
@@ -149,7 +164,7 @@ fn load_counts(path: &Path) -> anyhow::Result<Option<Counts>> {
     }
 }
 
-/// Replaces the counts file at once, so that a reader never sees half of it.
+/// Leaves the counts of this process.
 pub(super) fn save_counts(path: &Path, counts: &Counts) -> std::io::Result<()> {
     replace(path, &serde_json::to_vec(counts)?)
 }
@@ -159,7 +174,8 @@ pub(super) fn save_run(data_dir: &Path, run: &RunFile) -> std::io::Result<()> {
     replace(&data_dir.join(RUN_FILE), &serde_json::to_vec(run)?)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Replaces a file at once, so that a reader never sees half of it.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let staged: PathBuf = path.with_extension("json.tmp");
     std::fs::write(&staged, bytes)?;
     std::fs::rename(&staged, path)
@@ -194,6 +210,7 @@ fn text(status: &Status) -> String {
     }
     writeln!(text, "\nEvents ({})", status.counts_of).ok();
     events(&mut text, &status.counts);
+    text.push_str(&drift::text(&status.drift));
     text
 }
 

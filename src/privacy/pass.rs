@@ -10,6 +10,7 @@
 use super::action::Action;
 use super::coerce::{as_text, coerce};
 use super::consent::Decision;
+use super::drift::Collector;
 use super::envelope::{self, ResourceEnvelope, TimeBounds};
 use super::identity::Identities;
 use super::json;
@@ -35,6 +36,7 @@ pub(super) fn clear<'a, O: Observer>(
     }
     Cleared {
         tally: pass.counter.finish(),
+        drift: pass.drift.finish(),
         request_digest: pass.identities.finish(),
         events: pass.events,
         quarantined: pass.quarantined,
@@ -55,6 +57,7 @@ struct Pass<'g, 'r, 'a, O> {
     scopes: Vec<(Option<&'a str>, bool)>,
     identities: Identities<'g>,
     counter: Counter,
+    drift: Collector<'a>,
     events: Vec<ClearedEvent<'a>>,
     quarantined: Vec<QuarantinedEvent<'a>>,
     store: Store<'a>,
@@ -136,6 +139,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             scopes: raw.scopes.iter().map(|scope| envelope::scope_name(scope.name, &gate.scanner)).collect(),
             identities: Identities::new(&gate.identity_key, raw),
             counter: Counter::new(gate.policy.event_count()),
+            drift: Collector::new(gate.policy.event_count()),
             events: Vec::with_capacity(raw.records.len()),
             quarantined: Vec::new(),
             store: Store::with_capacity(raw.attributes.len()),
@@ -172,11 +176,25 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 
     fn undeclared(&mut self, place: u32, record: &'r RawRecord<'a>, digest: [u8; 16]) -> EventOutcome {
+        self.note_undeclared(record);
         if !self.gate.options.quarantine_undeclared {
             return EventOutcome::Undeclared;
         }
         self.set_aside(place, record, None, digest, EventOutcome::UndeclaredSetAside);
         EventOutcome::UndeclaredSetAside
+    }
+
+    /// Notes an undeclared event and its attributes for the drift report; keys with a meaning of their own are none.
+    fn note_undeclared(&mut self, record: &'r RawRecord<'a>) {
+        let service = self.resources.get(record.resource as usize).and_then(|resource| resource.service_name);
+        self.drift.undeclared(record.name, record.resource, service);
+        let raw = self.raw;
+        for attribute in raw.attributes(&record.attributes) {
+            let key = self.gate.policy.key(attribute.key, 0);
+            if key.is_none_or(|key| self.declared(key).is_some()) {
+                self.drift.attribute(attribute);
+            }
+        }
     }
 
     /// Decides about a declared event, in the order in which a rule may end the matter.
@@ -235,6 +253,8 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         };
         let Some(actions) = self.gate.policy.actions(table, event) else { return EventOutcome::RoutedNowhere };
         self.store.begin();
+        let service = self.resources.get(record.resource as usize).and_then(|resource| resource.service_name);
+        self.drift.declared(event, record.resource, service);
         let uid = self.attributes(candidate, plan, actions.of(strip_identity));
         if self.store.withdrawn && !withdrawn {
             self.forget();
@@ -409,12 +429,12 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                     let (key, action) = (template.key, action(template.key));
                     self.scratch.templated.push(Templated { key, action, rest, place, attribute });
                 }
-                None => self.settle(attribute, None, AttributeOutcome::Undeclared),
+                None => self.settle_undeclared(attribute),
             };
         };
         let action = action(key);
         if action == Action::Undeclared {
-            return self.settle(attribute, None, AttributeOutcome::Undeclared);
+            return self.settle_undeclared(attribute);
         }
         let Scratch { chosen, seen, round, .. } = &mut self.scratch;
         let Some(seen) = seen.get_mut(key as usize) else { return };
@@ -588,6 +608,11 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     fn declared(&self, key: u32) -> Option<usize> {
         let key = key as usize;
         (key < self.gate.policy.attribute_count()).then_some(key)
+    }
+
+    fn settle_undeclared(&mut self, attribute: &RawAttribute<'a>) {
+        self.drift.attribute(attribute);
+        self.settle(attribute, None, AttributeOutcome::Undeclared);
     }
 
     fn settle(&mut self, attribute: &RawAttribute<'a>, declared: Option<usize>, outcome: AttributeOutcome) {

@@ -11,7 +11,8 @@ use crate::registry::{EventAttribute, PrivacyLevel, TREATMENTS, Treatment};
 const LEVELS: usize = PrivacyLevel::ALL.len();
 
 /// Where stored values go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Destination {
     /// The tables.
     Warehouse,

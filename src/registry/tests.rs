@@ -755,3 +755,14 @@ fn the_shipped_registry_joins_the_keys_that_mean_the_same() {
     assert_eq!(column(&registry, "organisation_id").ty, ColumnType::Long);
     assert_eq!(column(&registry, "amplitude_session_id").ty, ColumnType::String);
 }
+
+#[test]
+fn the_shipped_registry_trusts_only_the_server_s_own_numbers() {
+    let registry = Registry::load(&root().join("schemas")).unwrap();
+    for attribute in registry.attributes() {
+        // A number that arrives as text came from baggage; where the server itself may send text, nothing can be told.
+        let is_number = attribute.ty == AttributeType::Scalar(Primitive::Int);
+        let trusts = is_number && attribute.key != "environment_id";
+        assert_eq!(attribute.trust == Trust::Server, trusts, "{}", attribute.key);
+    }
+}

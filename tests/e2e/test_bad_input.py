@@ -39,7 +39,7 @@ def nothing_leaks(hostile):
     yield
     assert hostile.running, hostile.log()[-2000:]
     assert hostile.post(otlp.encoded(otlp.record())).status == 200
-    for text in (hostile.log(), *(hostile.admin(path).body.decode() for path in ("/metrics", "/status", "/"))):
+    for text in (hostile.log(), *(hostile.admin(path).body.decode() for path in ("/metrics", "/status", "/drift", "/"))):
         assert MARK not in text
 
 

@@ -1,6 +1,7 @@
-"""`esker check | explain | status`, `--help`, and the exit codes: 0 done, 1 failed, 2 bad usage or configuration."""
+"""`esker check | explain | status | learn | catalogue`, `--help`, and the exit codes: 0 done, 1 failed, 2 bad usage or configuration."""
 
 import json
+import shutil
 import signal
 import subprocess
 
@@ -16,7 +17,7 @@ def idle(homes) -> Esker:
     return Esker(homes("commands"))
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["status"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["status"], ["learn"], ["catalogue"]])
 def test_help_has_an_example(idle, command):
     done = idle.run(*command, "--help")
     assert done.returncode == 0
@@ -208,6 +209,78 @@ def test_status_before_while_and_after(esker):
     assert status["tables"] == [{"name": "product.events", "status": table}]
     assert status["wal"]["backlog_frames"] == 0
     assert "30" in service.run("status").stdout
+
+
+def test_drift_is_shown_survives_a_restart_and_names_no_value(esker):
+    service = esker().start()
+    attributes = {"new.count": 1, "user bob": "bob-value", "test.seq": 1}
+    records = [otlp.record("test.job.finished", attributes), otlp.record("hello bob"), otlp.record("new.thing.done", {"k": "x"})]
+    assert service.post(otlp.encoded(*records)).status == 200
+    report = service.admin("/drift").json()
+    entries = {(item["kind"], item["event"], item["key"]): item for item in report["entries"]}
+    known = entries["attribute", "test.job.finished", "new.count"]
+    assert (known["count"], known["types"], known["service"]) == (1, {"int": 1}, "e2e")
+    assert ("event", "new.thing.done", None) in entries
+    assert ("event_attribute", "new.thing.done", "k") in entries
+    assert sum(event.startswith("#") for _, event, _ in entries) == 1
+    metrics = service.admin("/metrics").body.decode()
+    assert 'esker_drift_records_total{service="e2e",kind="event"} 2' in metrics
+    assert "new.count" not in metrics
+    assert json.loads(service.run("status", "--format", "json").stdout)["drift"]["event_records"] == 2
+    assert "new.count" in service.run("status").stdout and "new.count" in service.admin("/").body.decode()
+
+    assert service.stop() == 0
+    assert json.loads(service.run("status", "--format", "json").stdout)["drift"]["event_records"] == 2
+    service.start()
+    assert service.post(otlp.encoded(records[0])).status == 200
+    again = service.admin("/drift").json()["entries"]
+    (known_again,) = (item for item in again if item["key"] == "new.count")
+    assert (known_again["count"], known_again["first_seen"]) == (2, known["first_seen"])
+    shown = [service.log(), (service.data / "drift.json").read_text(), service.run("status").stdout, service.run("learn").stdout]
+    shown += [service.admin(path).body.decode() for path in ("/drift", "/status", "/metrics", "/")]
+    assert not any("bob" in text for text in shown)
+    assert service.stop() == 0
+
+
+def test_learn_proposes_a_file_that_passes_the_check(esker, tmp_path):
+    service = esker()
+    assert service.run("learn").returncode == 1, "nothing is known yet"
+    service.start()
+    record = otlp.record("new.thing.done", {"user.id": "u1", "new.count": 1, "contact.email": "bob@example.org"})
+    assert service.post(otlp.encoded(record)).status == 200
+    saved = tmp_path / "drift.json"
+    saved.write_bytes(service.admin("/drift").body)
+    live = service.run("learn").stdout
+    assert service.stop() == 0
+    out = tmp_path / "proposed.yaml"
+    assert service.run("learn", "--out", str(out)).returncode == 0
+    assert live == out.read_text() == service.run("learn", "--from", str(saved)).stdout
+    assert "bob" not in live
+    refused = service.run("learn", "--out", str(out))
+    assert refused.returncode == 1 and "proposed.yaml" in refused.stderr, "a review is never overwritten"
+
+    schemas = tmp_path / "schemas"
+    shutil.copytree(SCHEMAS, schemas)
+    shutil.copy(out, schemas)
+    grown = esker(schemas=schemas).start()
+    assert grown.post(otlp.encoded(record)).status == 200
+    grown.wait_settled()
+    rows = lake.query(grown.table, "SELECT user_id LIKE 'e1_%', new_count, contact_email FROM events")
+    assert rows == [(True, 1, None)]
+    assert grown.stop() == 0
+
+
+def test_catalogue_as_markdown_and_json(idle, tmp_path):
+    done = idle.run("catalogue")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# Record of processing") and "### `test.order.placed`" in done.stdout
+    out = tmp_path / "data.json"
+    assert idle.run("catalogue", "--format", "json", "--out", str(out)).returncode == 0
+    data = json.loads(out.read_text())
+    (event,) = (event for event in data["events"] if event["name"] == "test.login.failed")
+    treatments = {item["key"]: item["treatments"]["warehouse"] for item in event["attributes"]}
+    assert treatments["user.id"] == "pseudonymise" and treatments["auth.token"] == "drop"
+    assert not idle.data.exists(), "the catalogue touches no data"
 
 
 def test_a_fresh_clone_serves_without_any_configuration(homes):

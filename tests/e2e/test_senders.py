@@ -93,13 +93,15 @@ def pseudonyms(service: Esker) -> list[str]:
     return [row[0] for row in lake.query(service.table, f"SELECT DISTINCT amplitude_device_id FROM events WHERE {where}")]
 
 
-def test_baggage_cannot_pass_for_a_declared_value(esker):
-    """Baggage overwrites the server's attributes in the producer: text that is no integer is not stored as one."""
+@pytest.mark.parametrize("item", ["not-a-number", "999"])
+def test_baggage_cannot_pass_for_the_server_s_own_value(esker, item):
+    """Baggage overwrites the server's attributes in the producer, as text: no text is stored as the server's number."""
     service = esker(schemas=REPO / "schemas").start()
-    run(python("flagsmith"), service, "http/protobuf", "--count", "3", "--baggage=organisation.id=not-a-number")
+    run(python("flagsmith"), service, "http/protobuf", "--count", "3", f"--baggage=organisation.id={item}")
     service.wait_settled()
-    assert lake.query(service.table, "SELECT DISTINCT organisation_id FROM events") == [(None,)]
-    assert service.admin("/status").json()["counts"]["attributes"]["type_mismatch"] == 3
+    rows = lake.query(service.table, "SELECT DISTINCT organisation_id, environment_id FROM events")
+    assert rows == [(None, 7)]
+    assert service.admin("/status").json()["counts"]["attributes"]["untrusted"] == 3
 
 
 @pytest.mark.parametrize("protocol", ["http/json", "http/protobuf", "grpc"])
