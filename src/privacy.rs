@@ -24,11 +24,13 @@ mod explain;
 mod identity;
 mod json;
 mod nested;
+mod normalise;
 mod pass;
 mod policy;
 mod pseudonym;
 mod scan;
 mod tally;
+mod treat;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -72,7 +74,13 @@ pub struct GateOptions {
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { future_max: DAY, age_max: 400 * DAY, value_bytes_max: 64 * 1024, level_key: "event.privacy_level".to_owned(), tables: vec!["product.events".to_owned()] }
+        Self {
+            future_max: DAY,
+            age_max: 400 * DAY,
+            value_bytes_max: 64 * 1024,
+            level_key: "event.privacy_level".to_owned(),
+            tables: vec!["product.events".to_owned()],
+        }
     }
 }
 
