@@ -20,8 +20,6 @@ pub(super) struct Store<'a> {
     record_start: usize,
     /// Where the current record's made text starts.
     made_start: usize,
-    /// Reused for masks.
-    masked: String,
     /// The current record's tenant, where the policy knows tenants and the record names one.
     pub(super) tenant: Option<String>,
     /// Some pseudonym of the current record is that of a subject who withdrew.
@@ -128,54 +126,28 @@ impl<'a> Store<'a> {
         value: ClearedValue<'a>,
         start: usize,
     ) -> AttributeOutcome {
-        if let Reduction::Mask(classes) = reduction {
-            return self.put_masked(gate, plan, classes, value, start);
-        }
-        let reduced = match treat::reduce(reduction, value, &mut self.made) {
+        let is_mask = matches!(reduction, Reduction::Mask(_));
+        let before = value.text(&self.made).filter(|_| is_mask).map(str::to_owned);
+        let reduced = match treat::apply(reduction, &gate.scanner, value, start, &mut self.made) {
             Ok(reduced) => reduced,
-            Err(treat::Unreadable) => return self.refuse(start, AttributeOutcome::Unreducible),
+            Err(treat::Refused) => return self.refuse(start, AttributeOutcome::Unreducible),
         };
-        // What was read lies before what is left of it, and must not stay.
-        let reduced = self.keep_only(reduced, start);
-        match fit(reduced, plan.column_type, &mut self.made) {
-            Ok(value) => {
-                self.values.push((plan.column, value));
-                AttributeOutcome::Reduced
-            }
-            Err(refusal) => self.refuse(start, refusal),
-        }
-    }
-
-    /// Masks the classes that the policy names; what else leaked is then treated as in any kept text.
-    fn put_masked(
-        &mut self,
-        gate: &Gate,
-        plan: &AttributePlan,
-        classes: crate::registry::LeakClasses,
-        value: ClearedValue<'a>,
-        start: usize,
-    ) -> AttributeOutcome {
-        let value = match fit(value, plan.column_type, &mut self.made) {
+        let value = match fit(reduced, plan.column_type, &mut self.made) {
             Ok(value) => value,
             Err(refusal) => return self.refuse(start, refusal),
         };
-        let mut masked = std::mem::take(&mut self.masked);
-        masked.clear();
-        let found = value
-            .text(&self.made)
-            .is_some_and(|text| gate.scanner.mask_classes(text, classes, &mut masked).is_some());
-        let outcome = if !found {
-            self.put_plain(gate, plan, value, start, AttributeOutcome::Kept)
-        } else if plan.json && !json::is_json(&masked) {
-            self.refuse(start, AttributeOutcome::DroppedLeak)
-        } else {
-            self.made.truncate(start);
-            self.made.push_str(&masked);
-            let value = made_since(start, &self.made);
-            self.put_plain(gate, plan, value, start, AttributeOutcome::Masked)
-        };
-        self.masked = masked;
-        outcome
+        if !is_mask {
+            self.values.push((plan.column, value));
+            return AttributeOutcome::Reduced;
+        }
+        let text = value.text(&self.made);
+        if plan.json && !text.is_some_and(json::is_json) {
+            return self.refuse(start, AttributeOutcome::DroppedLeak);
+        }
+        let is_same = text == before.as_deref();
+        // What the policy does not mask may have leaked all the same.
+        let outcome = if is_same { AttributeOutcome::Kept } else { AttributeOutcome::Masked };
+        self.put_plain(gate, plan, value, start, outcome)
     }
 
     /// Stores a value as it is, or without what leaked into it.
@@ -240,19 +212,6 @@ impl<'a> Store<'a> {
             }
             Err(refusal) => self.refuse(start, refusal),
         }
-    }
-
-    /// Moves made text to `start`, over the text that it was made of.
-    fn keep_only(&mut self, value: ClearedValue<'a>, start: usize) -> ClearedValue<'a> {
-        let ClearedValue::Made(from, _) = value else {
-            self.made.truncate(start);
-            return value;
-        };
-        if from as usize == start {
-            return value;
-        }
-        self.made.drain(start..from as usize);
-        made_since(start, &self.made)
     }
 
     fn refuse(&mut self, start: usize, refusal: AttributeOutcome) -> AttributeOutcome {
