@@ -7,6 +7,7 @@
 mod batch;
 mod encode;
 mod inspect;
+pub mod quarantine;
 #[cfg(test)]
 mod tests;
 

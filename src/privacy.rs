@@ -27,7 +27,9 @@ mod nested;
 mod pass;
 mod policy;
 mod pseudonym;
+pub mod quarantined;
 mod scan;
+pub mod seal;
 mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
