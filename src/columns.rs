@@ -9,6 +9,7 @@ mod bundle;
 mod encode;
 mod inspect;
 mod outcomes;
+pub mod quarantine;
 #[cfg(test)]
 mod tests;
 

@@ -32,11 +32,12 @@ mod normalise;
 mod pass;
 mod policy;
 mod pseudonym;
-mod quarantined;
 mod route;
 mod rules;
-mod scan;
 mod store;
+pub mod quarantined;
+mod scan;
+pub mod seal;
 mod tally;
 mod treat;
 #[cfg(test)]
@@ -53,6 +54,8 @@ use crate::registry::{Category, Registry};
 use crate::secret::{DerivedKey, Keyring};
 use identity::Identities;
 use policy::Policy;
+use quarantined::Quarantine;
+use seal::Recipient;
 use route::Router;
 use scan::Scanner;
 
@@ -63,7 +66,7 @@ pub use drift::{
     is_hashed_name, is_shown_name,
 };
 pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain};
-pub use quarantined::QuarantinedEvent;
+pub use quarantined::{QuarantineReason, QuarantinedEvent};
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use pseudonym::Pseudonyms;
@@ -103,6 +106,8 @@ pub struct GateOptions {
     pub quarantine_broken: bool,
     /// An event that the registry does not declare is set aside; else it is dropped.
     pub quarantine_undeclared: bool,
+    /// Whom the payloads of events that are set aside are sealed to; without one, none is kept.
+    pub recipient: Option<Recipient>,
 }
 
 /// What holds for one table.
@@ -131,6 +136,7 @@ impl Default for GateOptions {
             routes: Vec::new(),
             quarantine_broken: true,
             quarantine_undeclared: false,
+            recipient: None,
         }
     }
 }
@@ -176,6 +182,7 @@ pub struct Gate {
     router: Router,
     pseudonyms: Pseudonyms,
     scanner: Scanner,
+    quarantine: Quarantine,
     identity_key: DerivedKey,
     drift_key: DerivedKey,
     options: GateOptions,
@@ -192,6 +199,7 @@ impl Gate {
             policy: Policy::new(&registry, &options)?,
             router: Router::new(&options.routes, &registry),
             scanner: Scanner::new(),
+            quarantine: Quarantine::new(options.recipient.clone(), keys.identity("drift")),
             pseudonyms: Pseudonyms::new(keys, WAREHOUSE),
             identity_key: Identities::purpose_key(keys),
             drift_key: keys.identity("drift"),

@@ -13,6 +13,7 @@ mod catalog;
 mod commit;
 mod error;
 mod local;
+pub mod read;
 mod schema;
 mod snapshot;
 mod storage;

@@ -15,7 +15,7 @@ use super::envelope::{self, ResourceEnvelope, TimeBounds};
 use super::identity::Identities;
 use super::json;
 use super::policy::{AttributePlan, EventPlan};
-use super::quarantined::QuarantinedEvent;
+use super::quarantined::{Admission, Broken, QuarantineReason, QuarantinedEvent};
 use super::route::RouteTarget;
 use super::store::Store;
 use super::tally::{AttributeOutcome, Counter, EventOutcome, Subject};
@@ -31,8 +31,8 @@ pub(super) fn clear<'a, O: Observer>(
     observer: &mut O,
 ) -> Cleared<'a> {
     let mut pass = Pass::new(gate, raw, now_micros, observer);
-    for (place, record) in (0..).zip(raw.records()) {
-        pass.record(place, record);
+    for record in raw.records() {
+        pass.record(record);
     }
     Cleared {
         tally: pass.counter.finish(),
@@ -60,6 +60,7 @@ struct Pass<'g, 'r, 'a, O> {
     drift: Collector<'a>,
     events: Vec<ClearedEvent<'a>>,
     quarantined: Vec<QuarantinedEvent<'a>>,
+    admission: Admission<'g>,
     store: Store<'a>,
     scratch: Scratch<'r, 'a>,
 }
@@ -75,8 +76,6 @@ struct Stated {
 #[derive(Clone, Copy)]
 struct Candidate<'r, 'a> {
     record: &'r RawRecord<'a>,
-    /// Its place in the request.
-    place: u32,
     event: u32,
     event_time: i64,
     digest: [u8; 16],
@@ -142,6 +141,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             drift: Collector::new(gate.policy.event_count()),
             events: Vec::with_capacity(raw.records.len()),
             quarantined: Vec::new(),
+            admission: gate.quarantine.request(),
             store: Store::with_capacity(raw.attributes.len()),
             scratch: Scratch {
                 keys: Vec::new(),
@@ -160,7 +160,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
     }
 
-    fn record(&mut self, place: u32, record: &'r RawRecord<'a>) {
+    fn record(&mut self, record: &'r RawRecord<'a>) {
         let digest = self.identities.record(record);
         let declared = match record.name {
             [] => None,
@@ -168,19 +168,20 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         };
         let (subject, outcome) = match declared {
             None if record.name.is_empty() => (Subject::Unnamed, EventOutcome::Unnamed),
-            None => (Subject::Undeclared, self.undeclared(place, record, digest)),
-            Some(event) => (Subject::Declared(event), self.declared_event(place, record, event, digest)),
+            None => (Subject::Undeclared, self.undeclared(record, digest)),
+            Some(event) => (Subject::Declared(event), self.declared_event(record, event, digest)),
         };
         self.counter.event(subject, outcome);
         self.observer.event(record, subject, outcome);
     }
 
-    fn undeclared(&mut self, place: u32, record: &'r RawRecord<'a>, digest: [u8; 16]) -> EventOutcome {
+    fn undeclared(&mut self, record: &'r RawRecord<'a>, digest: [u8; 16]) -> EventOutcome {
         self.note_undeclared(record);
         if !self.gate.options.quarantine_undeclared {
             return EventOutcome::Undeclared;
         }
-        self.set_aside(place, record, None, digest, EventOutcome::UndeclaredSetAside);
+        let uid = self.uid(record);
+        self.set_aside(record, None, uid, digest, QuarantineReason::UndeclaredEvent);
         EventOutcome::UndeclaredSetAside
     }
 
@@ -200,7 +201,6 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     /// Decides about a declared event, in the order in which a rule may end the matter.
     fn declared_event(
         &mut self,
-        place: u32,
         record: &'r RawRecord<'a>,
         event: u32,
         digest: [u8; 16],
@@ -212,7 +212,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             return EventOutcome::Sensitive;
         }
         let Some(event_time) = self.bounds.event_time(record) else { return EventOutcome::TimeOutOfRange };
-        let candidate = Candidate { record, place, event, event_time, digest, stated };
+        let candidate = Candidate { record, event, event_time, digest, stated };
         self.attempt(plan, candidate, false)
     }
 
@@ -263,8 +263,13 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         if let Some(broken) = self.broken_contract(plan) {
             self.store.take_back();
             self.counter.forget_attributes();
-            self.set_aside(candidate.place, record, Some(event), candidate.digest, broken);
-            return broken;
+            let outcome = match broken {
+                QuarantineReason::Leak => EventOutcome::LeakSetAside,
+                QuarantineReason::MissingRequired => EventOutcome::MissingRequired,
+                _ => EventOutcome::WrongType,
+            };
+            self.set_aside(record, Some(event), uid, candidate.digest, broken);
+            return outcome;
         }
         self.keep(candidate, category, table, strip_identity, uid);
         EventOutcome::Cleared
@@ -312,42 +317,64 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 
     /// Whether the event breaks its contract: a wrong value, or none where one is required.
-    fn broken_contract(&mut self, plan: &EventPlan) -> Option<EventOutcome> {
+    fn broken_contract(&mut self, plan: &EventPlan) -> Option<QuarantineReason> {
         let leaked = |(_, outcome): &(u32, AttributeOutcome)| *outcome == AttributeOutcome::LeakQuarantined;
         if self.scratch.faults.iter().any(leaked) {
             self.scratch.faults.retain(leaked);
-            return Some(EventOutcome::LeakSetAside);
+            return Some(QuarantineReason::Leak);
         }
         if !self.gate.options.quarantine_broken {
             return None;
         }
-        if !self.scratch.faults.is_empty() {
-            return Some(EventOutcome::WrongType);
+        if let Some((_, outcome)) = self.scratch.faults.first() {
+            return Some(match outcome {
+                AttributeOutcome::NotAMember => QuarantineReason::NotAMember,
+                _ => QuarantineReason::TypeMismatch,
+            });
         }
         let Scratch { valued, round, faults, .. } = &mut self.scratch;
         let missing = |key: &u32| valued.get(*key as usize) != Some(round);
         faults.extend(plan.required.iter().copied().filter(missing).map(|key| (key, AttributeOutcome::Null)));
-        (!faults.is_empty()).then_some(EventOutcome::MissingRequired)
+        (!faults.is_empty()).then_some(QuarantineReason::MissingRequired)
     }
 
     fn set_aside(
         &mut self,
-        place: u32,
         record: &RawRecord<'a>,
         event: Option<u32>,
+        uid: Option<&'a str>,
         digest: [u8; 16],
-        reason: EventOutcome,
+        reason: QuarantineReason,
     ) {
+        let gate = self.gate;
         let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
-        self.quarantined.push(QuarantinedEvent {
-            record: place,
-            event,
-            reason,
+        let declared = event.and_then(|event| gate.registry.events().get(event as usize));
+        let key = |(key, _): &(u32, AttributeOutcome)| gate.registry.attributes().get(*key as usize);
+        let faults: Vec<_> =
+            self.scratch.faults.iter().filter_map(key).map(|attribute| attribute.key.as_str()).collect();
+        let broken = Broken {
+            raw: self.raw,
+            record,
+            uid,
             digest,
-            occurred_micros: self.bounds.event_time(record),
+            occurred: self.bounds.event_time(record),
             service_name: resource.service_name,
-            faults: self.scratch.faults.drain(..).map(|(key, _)| key).collect(),
-        });
+            declared_name: declared.map(|event| event.name.as_str()),
+            reason,
+            faults: &faults,
+            is_declared: &|key| gate.policy.key(key, 0).is_some(),
+            is_clean: &|text| gate.scanner.is_clean(text),
+        };
+        self.quarantined.push(self.admission.admit(&broken));
+        self.scratch.faults.clear();
+    }
+
+    /// An undeclared event's own id, where it has a plausible one.
+    fn uid(&self, record: &RawRecord<'a>) -> Option<&'a str> {
+        let is_uid = |key: &[u8]| self.gate.policy.key(key, 0).is_some_and(|key| self.gate.policy.is_uid(key));
+        let attributes = self.raw.attributes(&record.attributes).iter();
+        let found = attributes.rev().find(|attribute| is_uid(attribute.key))?;
+        envelope::uid(found.value, &self.gate.scanner).ok()
     }
 
     /// Decides about a record's attributes; answers the event's id, if one of them is that.
