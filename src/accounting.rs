@@ -224,7 +224,7 @@ impl EventDelta {
             name: subject.subject().name(registry).to_owned(),
             cleared: subject.verdicts(Verdict::Cleared),
             // The gate has no verdict that sets an event aside.
-            quarantined: 0,
+            quarantined: subject.verdicts(Verdict::Quarantined),
             dropped: by_reason(Verdict::Dropped),
             rejected: by_reason(Verdict::Rejected),
         }

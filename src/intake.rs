@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::accounting::{Accounting, Delta};
 use crate::clock::Clock;
-use crate::columns::{Batch, BundleWriter, CELLS_MAX, EncodeError, Encoder, OutcomeCounts};
+use crate::columns::{BundleWriter, CELLS_MAX, EncodeError, Encoder, OutcomeCounts, quarantine};
 use crate::drift::DriftStore;
 use crate::privacy::{Cleared, Gate, Silent};
 use crate::receive::decode::{NameFallback, RawEvents};
@@ -36,6 +36,8 @@ pub struct Parts {
     pub gate: Gate,
     /// Arrow encoding.
     pub encoder: Encoder,
+    /// The table of events that are set aside.
+    pub quarantine: String,
     /// The log.
     pub wal: Arc<Wal>,
     /// Requests that were taken lately.
@@ -85,8 +87,7 @@ impl Parts {
         let raw = RawEvents::decode(request, &self.names)?;
         let cleared = self.gate.clear(&raw, received_micros, &mut Silent);
         self.drift.merge(&self.gate, cleared.drift(), received_micros);
-        let batches = self.encoder.encode(&cleared, received_micros).map_err(refuse_unencoded)?;
-        let payload = if batches.is_empty() { None } else { Some(self.bundle(&cleared, &batches)?) };
+        let payload = self.payload(&cleared, received_micros)?;
         Ok(Prepared {
             digest: cleared.request_digest(),
             delta: Delta::of(cleared.tally(), self.gate.registry()),
@@ -95,18 +96,38 @@ impl Parts {
         })
     }
 
-    /// All rows of the request as one payload, so that one frame makes them durable in all tables or in none.
-    fn bundle(&self, cleared: &Cleared<'_>, batches: &[(u16, Batch)]) -> Result<(u32, Bytes), Refusal> {
-        let mut bundle = BundleWriter::for_batches(batches.iter().map(|(_, batch)| batch));
-        let mut events = 0;
-        for (table, batch) in batches {
+    /// All rows of the request as one payload, so that one frame makes them durable in all tables or in none. None where
+    /// nothing is to be stored.
+    fn payload(
+        &self,
+        cleared: &Cleared<'_>,
+        received_micros: i64,
+    ) -> Result<Option<(u32, Bytes)>, Refusal> {
+        let batches = self.encoder.encode(cleared, received_micros).map_err(refuse_unencoded)?;
+        let set_aside = match cleared.quarantined() {
+            [] => None,
+            events => {
+                let version = self.gate.policy_version();
+                Some(quarantine::encode(events, version, received_micros).map_err(refuse_unencoded)?)
+            }
+        };
+        if batches.is_empty() && set_aside.is_none() {
+            return Ok(None);
+        }
+        let mut bundle = BundleWriter::for_batches(batches.iter().map(|(_, batch)| batch).chain(&set_aside));
+        let mut rows = 0;
+        for (table, batch) in &batches {
             let name = self.gate.tables().nth(usize::from(*table)).ok_or_else(unencoded)?;
             bundle.rows(name, batch).map_err(|_| unencoded())?;
-            events += batch.rows();
+            rows += batch.rows();
+        }
+        if let Some(batch) = &set_aside {
+            bundle.rows(&self.quarantine, batch).map_err(|_| unencoded())?;
+            rows += batch.rows();
         }
         let outcomes = OutcomeCounts::of(cleared.tally(), self.gate.policy_version());
         bundle.outcomes(&outcomes).map_err(|_| unencoded())?;
-        Ok((u32::try_from(events).map_err(|_| unencoded())?, bundle.finish()))
+        Ok(Some((u32::try_from(rows).map_err(|_| unencoded())?, bundle.finish())))
     }
 
     /// Makes the rows durable, once.

@@ -9,9 +9,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Ids};
-use crate::columns::TableColumn;
+use crate::columns::{Layout, TableColumn, quarantine};
+use crate::config::tables::{quarantine_name, withdrawals_name};
 use crate::config::{Config, TableConfig};
 use crate::flush::{Destination, Destinations, TableKind};
+use crate::registry::Registry;
 use crate::table::{Peek, Table, TableError, TableOptions, TableStatus};
 
 /// A table of the configuration, as `esker status` shows it.
@@ -33,31 +35,71 @@ impl From<&TableConfig> for TableOptions {
     }
 }
 
-/// Opens every table of events, or makes it.
+/// A table that a service keeps.
+struct Kept {
+    options: TableOptions,
+    kind: TableKind,
+    columns: Vec<TableColumn>,
+}
+
+/// Every table that a configuration and a registry ask for; the first is the primary. Those that Esker keeps for itself lie
+/// beside the primary.
+fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result<Vec<Kept>> {
+    let events = |table: &TableConfig| Kept {
+        options: table.into(),
+        kind: TableKind::Events,
+        columns: layout.columns().to_vec(),
+    };
+    let mut kept: Vec<_> = config.tables.iter().map(events).collect();
+    let primary = config.tables.first().context("the configuration has no table")?;
+    let beside = |name: String, kind, columns| Kept {
+        options: TableOptions { name, retention_days: None, ..primary.into() },
+        kind,
+        columns,
+    };
+    kept.push(beside(quarantine_name(&primary.name), TableKind::Quarantine, quarantine::columns()));
+    Ok(kept)
+}
+
+/// Opens every table, or makes it.
 pub(super) async fn open(
     config: &Config,
-    columns: &[TableColumn],
+    registry: &Registry,
+    layout: &Layout,
     clock: &Arc<dyn Clock>,
     ids: &Arc<dyn Ids>,
     writer_id: Uuid,
 ) -> anyhow::Result<Destinations> {
-    let mut opened = Vec::with_capacity(config.tables.len());
-    for table in &config.tables {
-        let options = TableOptions::from(table);
-        let open = Table::open_or_create(&options, columns, Arc::clone(clock), Arc::clone(ids)).await;
-        let open = open.with_context(|| format!("the table `{}`", table.name))?;
-        opened.push(Destination { name: table.name.clone(), table: open, kind: TableKind::Events });
+    let mut opened = Vec::new();
+    for Kept { options, kind, columns } in kept(config, registry, layout)? {
+        let table = Table::open_or_create(&options, &columns, Arc::clone(clock), Arc::clone(ids)).await;
+        let table = table.with_context(|| format!("the table `{}`", options.name))?;
+        opened.push(Destination { name: options.name, table, kind });
     }
     let mut opened = opened.into_iter();
     let primary = opened.next().context("the configuration has no table")?;
     Ok(Destinations::new(primary, opened.collect(), writer_id))
 }
 
-/// Looks at every table; None for one that does not exist yet. Makes and changes nothing.
+/// Looks at every table; None for one that does not exist yet. Makes and changes nothing, and needs no registry: a table
+/// that only some registries ask for is left out where it does not exist.
 pub(super) async fn peek(config: &Config) -> Result<Vec<(String, Option<Peek>)>, TableError> {
     let mut found = Vec::with_capacity(config.tables.len());
     for table in &config.tables {
         found.push((table.name.clone(), Table::peek(&TableOptions::from(table)).await?));
     }
+    if let Some(primary) = config.tables.first() {
+        for name in [quarantine_name(&primary.name), withdrawals_name(&primary.name)] {
+            let options = TableOptions { name: name.clone(), retention_days: None, ..primary.into() };
+            if let Some(peek) = Table::peek(&options).await? {
+                found.push((name, Some(peek)));
+            }
+        }
+    }
     Ok(found)
+}
+
+/// The name of the table of events that are set aside.
+pub(super) fn quarantine(config: &Config) -> String {
+    config.tables.first().map(|primary| quarantine_name(&primary.name)).unwrap_or_default()
 }

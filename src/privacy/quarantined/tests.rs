@@ -12,7 +12,7 @@ use super::*;
 use crate::columns::quarantine::{columns, encode};
 use crate::privacy::seal::{OpeningKey, SealError};
 use crate::receive::decode::NameFallback;
-use crate::secret::MasterKey;
+use crate::secret::Keyring;
 
 const MARK: &str = "MARK8f3c";
 
@@ -43,7 +43,7 @@ fn request(records: Vec<LogRecord>) -> ExportLogsServiceRequest {
 }
 
 fn quarantine(key: Option<&OpeningKey>) -> Quarantine {
-    let name_key = MasterKey::from_bytes([9; 32]).derive("names");
+    let name_key = Keyring::from_secrets(&[9; 32], &[9; 32], &[9; 32]).identity("names");
     Quarantine::new(key.map(|key| key.recipient().clone()), name_key)
 }
 

@@ -28,7 +28,7 @@ impl Fixture {
     }
 
     fn options(&self) -> TableOptions {
-        TableOptions {
+        TableOptions { retention_days: None,
             warehouse: format!("file://{}/warehouse", self.folder.path().display()),
             name: "product.events".to_owned(),
         }
