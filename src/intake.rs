@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::accounting::{Accounting, Delta};
 use crate::clock::Clock;
@@ -23,9 +24,25 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// Records up to this number are cleared on the task that received them. A small body may hold a great many empty records,
+/// and each of those may become a row of every column.
+const INLINE_RECORDS_MAX: usize = 2048;
+
+/// Larger requests that are taken at a time, from their decoding until they are durable. Such a request can take ten times
+/// the memory of its body: what bounds the memory of the service is that they do so one after another. (An SDK's batch of
+/// 512 records, and a Collector's of some thousand, is not large.)
+const LARGE_REQUESTS_MAX: usize = 1;
+
+/// Bytes of encoded rows that may wait for the WAL. What is over it is refused for now: the client sends again.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+
 /// Takes requests. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Intake(Arc<Parts>);
+pub struct Intake {
+    parts: Arc<Parts>,
+    large: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
 
 /// What the intake brings together.
 #[derive(Debug)]
@@ -59,41 +76,72 @@ struct Prepared {
     payload: Option<(u32, Bytes)>,
 }
 
+/// The request is too large to be prepared on the task that received it.
+struct Large;
+
 impl Intake {
     /// Brings the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        Self {
+            parts: Arc::new(parts),
+            large: Arc::new(Semaphore::new(LARGE_REQUESTS_MAX)),
+            waiting: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
+        }
+    }
+
+    /// Takes a large request, when its turn comes.
+    async fn accept_large(&self, request: Bytes) -> Result<Receipt, Refusal> {
+        let _turn = Arc::clone(&self.large).acquire_owned().await.map_err(|_| stopped())?;
+        let parts = Arc::clone(&self.parts);
+        let prepared =
+            tokio::task::spawn_blocking(move || parts.prepare(&request, usize::MAX)).await.map_err(|_| stopped())?;
+        match prepared? {
+            Ok(prepared) => self.parts.store(prepared).await,
+            Err(Large) => Err(unencoded()),
+        }
     }
 }
 
 impl Sink for Intake {
     // The receiver runs this in a task of its own, so that a client that goes away leaves no frame half accounted for.
     async fn accept(&self, request: Bytes) -> Result<Receipt, Refusal> {
-        let prepared = if request.len() <= INLINE_BYTES_MAX {
-            self.0.prepare(&request)
-        } else {
-            let parts = Arc::clone(&self.0);
-            tokio::task::spawn_blocking(move || parts.prepare(&request)).await.map_err(|_| stopped())?
-        }?;
-        self.0.store(prepared).await
+        if request.len() > INLINE_BYTES_MAX {
+            return self.accept_large(request).await;
+        }
+        match self.parts.prepare(&request, INLINE_RECORDS_MAX)? {
+            Ok(prepared) => {
+                drop(request);
+                let bytes = prepared.payload.as_ref().map_or(0, |(_, payload)| payload.len());
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                let _waiting = self.waiting.try_acquire_many(bytes).map_err(|_| Refusal::Overloaded {
+                    limit: "the memory of rows that wait for the write-ahead log",
+                    retry_after: RETRY_AFTER,
+                })?;
+                self.parts.store(prepared).await
+            }
+            Err(Large) => self.accept_large(request).await,
+        }
     }
 }
 
 impl Parts {
-    /// Decodes, clears and encodes. No I/O.
-    fn prepare(&self, request: &[u8]) -> Result<Prepared, Refusal> {
+    /// Decodes, clears and encodes. No I/O. A request of more than `records_max` records is left alone.
+    fn prepare(&self, request: &[u8], records_max: usize) -> Result<Result<Prepared, Large>, Refusal> {
         let received_micros = self.clock.now_micros();
         let raw = RawEvents::decode(request, &self.names)?;
+        if raw.records().len() > records_max {
+            return Ok(Err(Large));
+        }
         let cleared = self.gate.clear(&raw, received_micros, &mut Silent);
         self.drift.merge(&self.gate, cleared.drift(), received_micros);
         let payload = self.payload(&cleared, received_micros)?;
-        Ok(Prepared {
+        Ok(Ok(Prepared {
             digest: cleared.request_digest(),
             delta: Delta::of(cleared.tally(), self.gate.registry()),
             received_micros,
             payload,
-        })
+        }))
     }
 
     /// All rows of the request as one payload, so that one frame makes them durable in all tables or in none. None where

@@ -20,9 +20,9 @@ use super::{Batch, ENVELOPE, Envelope, Layout, UTC};
 use crate::privacy::{Cleared, ClearedEvent, ClearedValue};
 use crate::registry::{ColumnType, Registry};
 
-/// Most cells (rows times columns that hold a value) of one request: about 64 MiB of empty ones. An ordinary request of
-/// 512 events has some 13,000; ordinary events of 25 columns reach the limit at 167,000 in one request.
-pub const CELLS_MAX: usize = 4 * 1024 * 1024;
+/// Most cells (rows times columns that hold a value) of one request: about 24 MiB of empty ones. An ordinary request of
+/// 512 events has some 13,000; the most records that a request may have, of 24 columns each, are within it.
+pub const CELLS_MAX: usize = 3 * 512 * 1024;
 
 /// Most bytes of text of one column of one batch: Arrow's offsets are 32 bits wide.
 const COLUMN_BYTES_MAX: usize = i32::MAX as usize;
