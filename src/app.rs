@@ -10,6 +10,7 @@ use crate::registry::RegistryError;
 pub mod admin;
 pub mod check;
 pub mod explain;
+pub mod quarantine;
 pub mod serve;
 pub mod startup;
 pub mod status;

@@ -11,8 +11,10 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
+pub mod quarantine;
 pub mod raw;
 
+use quarantine::QuarantineConfig;
 use raw::RawConfig;
 
 use crate::receive::decode::Rule;
@@ -42,6 +44,8 @@ pub struct Config {
     pub wal: WalConfig,
     /// The table.
     pub table: TableConfig,
+    /// Broken events.
+    pub quarantine: QuarantineConfig,
     /// Triggers of a flush.
     pub flush: FlushConfig,
     /// How long a stop may take before it is cut short.

@@ -123,7 +123,7 @@ async fn gather(config: &Config) -> anyhow::Result<Status> {
 }
 
 /// Asks the process that serves from this data directory, if one answers.
-async fn live(data_dir: &Path) -> Option<LiveStatus> {
+pub(super) async fn live(data_dir: &Path) -> Option<LiveStatus> {
     let text = std::fs::read_to_string(data_dir.join(RUN_FILE)).ok()?;
     let run: RunFile = serde_json::from_str(&text).ok()?;
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::quarantine::RawQuarantine;
 use super::{
     Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, TableConfig, WalConfig,
 };
@@ -31,6 +32,7 @@ pub(super) struct RawConfig {
     table: RawTable,
     catalog: RawCatalog,
     storage: BTreeMap<String, String>,
+    quarantine: RawQuarantine,
     flush: RawFlush,
     shutdown: RawShutdown,
     log: RawLog,
@@ -141,6 +143,7 @@ impl Default for RawConfig {
             table: RawTable::default(),
             catalog: RawCatalog::default(),
             storage: BTreeMap::new(),
+            quarantine: RawQuarantine::default(),
             flush: RawFlush::default(),
             shutdown: RawShutdown::default(),
             log: RawLog::default(),
@@ -244,6 +247,7 @@ impl RawConfig {
                 age_max: at_least("privacy.age_max", self.privacy.age_max, Duration::from_secs(3600))?,
             },
             wal: self.wal.validate()?,
+            quarantine: self.quarantine.validate(&self.table.name)?,
             table: TableConfig { warehouse, name: table_name(self.table.name)? },
             flush: FlushConfig {
                 max_age: at_least("flush.max_age", self.flush.max_age, Duration::from_millis(100))?,
