@@ -86,7 +86,7 @@ enum QuarantineCommand {
         after_help = "Example:\n  esker quarantine replay --private-key open.key --reason type_mismatch --set order.id=5\n\n\
         Renames come first, then removals, then new values, then the name. Prints counts, never values."
     )]
-    Replay(ReplayArguments),
+    Replay(Box<ReplayArguments>),
     /// Make a key pair: the private half goes to a new file, the public half (for quarantine.recipient) is printed.
     #[command(after_help = "Example:\n  esker quarantine keygen --out open.key\n\n\
         Do this on another machine than the server's, and keep the file there: who has it can read every payload.")]
@@ -148,7 +148,7 @@ struct ReplayArguments {
     /// Open and repair, but send nothing.
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: print each event's name, keys and types as they were sent. Never values.
+    /// With --dry-run: print each event's name, keys and types as they would be sent. Never values.
     #[arg(long, requires = "dry_run")]
     show: bool,
     /// With --endpoint: the server is the one of this data directory, so wait for its commit and count what came back.
@@ -189,7 +189,7 @@ fn quarantine_command(config: &Config, command: QuarantineCommand) -> Result<(),
         }
         QuarantineCommand::Replay(arguments) => {
             let format = arguments.format.into();
-            replay::command(config, &arguments.into(), format)
+            replay::command(config, &(*arguments).into(), format)
         }
         QuarantineCommand::Keygen { out } => quarantine::keygen(&out),
     }

@@ -72,12 +72,7 @@ pub struct GateOptions {
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self {
-            future_max: DAY,
-            age_max: 400 * DAY,
-            value_bytes_max: 64 * 1024,
-            level_key: "event.privacy_level".to_owned(),
-        }
+        Self { future_max: DAY, age_max: 400 * DAY, value_bytes_max: 64 * 1024, level_key: "event.privacy_level".to_owned() }
     }
 }
 

@@ -154,8 +154,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         let level_key = self.gate.options.level_key.as_bytes();
         let stated = self.raw.attributes(&record.attributes).iter();
         let stated = stated.filter(|attribute| attribute.key == level_key);
-        self.stated_level =
-            stated.map(|attribute| envelope::level(attribute.value)).max().unwrap_or_default();
+        self.stated_level = stated.map(|attribute| envelope::level(attribute.value)).max().unwrap_or_default();
         let level = self.gate.policy.plan(event).map_or(PrivacyLevel::Sensitive, |plan| plan.level);
         if level.max(self.stated_level) == PrivacyLevel::Sensitive {
             EventOutcome::Sensitive
@@ -276,7 +275,9 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 Err(refusal) => refusal,
             },
             Treatment::EventName => match chosen.attribute.value {
-                RawValue::Str(name) if name == record.name => AttributeOutcome::Envelope,
+                RawValue::Str(name) if name == record.name => {
+                    AttributeOutcome::Envelope
+                }
                 _ => AttributeOutcome::Undeclared,
             },
             Treatment::Keep | Treatment::Pseudonymise => {
@@ -337,9 +338,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             Treatment::DropPersonal => Some(AttributeOutcome::DroppedPersonal),
             Treatment::DropSensitive => Some(AttributeOutcome::DroppedSensitive),
             Treatment::DropByRecord => Some(AttributeOutcome::DroppedByRecord),
-            Treatment::Undeclared | Treatment::EventId | Treatment::EventName | Treatment::RecordLevel => {
-                Some(AttributeOutcome::Undeclared)
-            }
+            Treatment::Undeclared
+            | Treatment::EventId
+            | Treatment::EventName
+            | Treatment::RecordLevel => Some(AttributeOutcome::Undeclared),
         };
         self.scratch.object.clear();
         self.scratch.object.push('{');

@@ -127,7 +127,7 @@ fn only_record(request: &mut ExportLogsServiceRequest) -> anyhow::Result<&mut Lo
     }
 }
 
-/// What a record is called, and its attributes' keys and types, as they were sent: for who holds the key. No value.
+/// What a record is called, and its attributes' keys and types, in the clear: for who holds the private key. No value.
 pub(super) fn outline(
     request: &mut ExportLogsServiceRequest,
 ) -> anyhow::Result<(String, Vec<(String, &'static str)>)> {

@@ -52,7 +52,7 @@ pub struct ReplayOptions {
     pub endpoint: Option<String>,
     /// Open and repair, but do not send.
     pub dry_run: bool,
-    /// With `dry_run`: show the keys and types of what was opened.
+    /// With `dry_run`: show the names, keys and types of what would be sent.
     pub show: bool,
     /// Wait for the commit also where the endpoint was given.
     pub wait: bool,
