@@ -11,9 +11,11 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
+pub mod quarantine;
 pub mod raw;
 pub mod tables;
 
+use quarantine::QuarantineConfig;
 use raw::RawConfig;
 
 pub use tables::TableConfig;
@@ -48,6 +50,8 @@ pub struct Config {
     pub tables: Vec<TableConfig>,
     /// Which events go where.
     pub routes: Vec<Route>,
+    /// Broken events.
+    pub quarantine: QuarantineConfig,
     /// Triggers of a flush.
     pub flush: FlushConfig,
     /// How long a stop may take before it is cut short.

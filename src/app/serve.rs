@@ -155,7 +155,7 @@ impl Service {
         let parts = Parts {
             names,
             drift: Arc::clone(&drift),
-            quarantine: tables::quarantine(config),
+            quarantine: config.quarantine.table.clone(),
             gate,
             encoder,
             wal: Arc::clone(&wal),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::config::quarantine::{BrokenContract, UndeclaredEvents};
 use crate::config::{Config, SecretReference};
 use crate::privacy::{GateOptions, TableRules};
 use crate::secret::{self, Keyring};
@@ -25,6 +26,9 @@ pub(super) fn gate_options(config: &Config) -> GateOptions {
         level_key: config.privacy.level_key.clone(),
         category_key: config.privacy.category_key.clone(),
         tenant_key: config.privacy.tenant_key.clone(),
+        quarantine_broken: config.quarantine.broken_contract == BrokenContract::Quarantine,
+        quarantine_undeclared: config.quarantine.undeclared_events == UndeclaredEvents::Quarantine,
+        recipient: config.quarantine.recipient.clone(),
         ..GateOptions::default()
     }
 }

@@ -143,7 +143,7 @@ async fn gather(config: &Config) -> anyhow::Result<Status> {
 }
 
 /// Asks the process that serves from this data directory for its status, if one answers.
-async fn live(data_dir: &Path) -> Option<LiveStatus> {
+pub(super) async fn live(data_dir: &Path) -> Option<LiveStatus> {
     ask(data_dir, "/status").await
 }
 

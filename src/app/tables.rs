@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Ids};
 use crate::columns::{Layout, TableColumn, quarantine};
-use crate::config::tables::{quarantine_name, withdrawals_name};
+use crate::config::tables::withdrawals_name;
 use crate::config::{Config, TableConfig};
 use crate::flush::{Destination, Destinations, TableKind};
 use crate::registry::Registry;
@@ -57,7 +57,7 @@ fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result
         kind,
         columns,
     };
-    kept.push(beside(quarantine_name(&primary.name), TableKind::Quarantine, quarantine::columns()));
+    kept.push(beside(config.quarantine.table.clone(), TableKind::Quarantine, quarantine::columns()));
     Ok(kept)
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn peek(config: &Config) -> Result<Vec<(String, Option<Peek>)>,
         found.push((table.name.clone(), Table::peek(&TableOptions::from(table)).await?));
     }
     if let Some(primary) = config.tables.first() {
-        for name in [quarantine_name(&primary.name), withdrawals_name(&primary.name)] {
+        for name in [config.quarantine.table.clone(), withdrawals_name(&primary.name)] {
             let options = TableOptions { name: name.clone(), retention_days: None, ..primary.into() };
             if let Some(peek) = Table::peek(&options).await? {
                 found.push((name, Some(peek)));
@@ -97,9 +97,4 @@ pub(super) async fn peek(config: &Config) -> Result<Vec<(String, Option<Peek>)>,
         }
     }
     Ok(found)
-}
-
-/// The name of the table of events that are set aside.
-pub(super) fn quarantine(config: &Config) -> String {
-    config.tables.first().map(|primary| quarantine_name(&primary.name)).unwrap_or_default()
 }

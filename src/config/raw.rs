@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
 use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
 use crate::privacy::{Destination, LevelTreatments, Rules};
+use super::quarantine::RawQuarantine;
 use crate::receive::decode::{Rule, Source};
 use crate::wal::OnDamage;
 
@@ -33,6 +34,7 @@ pub(super) struct RawConfig {
     routes: Vec<RawRoute>,
     catalog: RawCatalog,
     storage: BTreeMap<String, String>,
+    quarantine: RawQuarantine,
     flush: RawFlush,
     shutdown: RawShutdown,
     log: RawLog,
@@ -149,6 +151,7 @@ impl Default for RawConfig {
             routes: Vec::new(),
             catalog: RawCatalog::default(),
             storage: BTreeMap::new(),
+            quarantine: RawQuarantine::default(),
             flush: RawFlush::default(),
             shutdown: RawShutdown::default(),
             log: RawLog::default(),
@@ -245,12 +248,14 @@ impl RawConfig {
         let beside_the_log = || format!("file://{}/warehouse", self.data_dir.display());
         let tables = tables::tables(self.table, self.tables, beside_the_log)?;
         let routes = tables::routes(self.routes, &tables)?;
+        let quarantine = self.quarantine.validate(&tables)?;
         Ok(Config {
             receive: self.receive.validate()?,
             privacy: self.privacy.validate(key)?,
             wal: self.wal.validate()?,
             tables,
             routes,
+            quarantine,
             flush: FlushConfig {
                 max_age: at_least("flush.max_age", self.flush.max_age, Duration::from_millis(100))?,
                 max_bytes: bytes_within("flush.max_bytes", self.flush.max_bytes, ByteSize::mib(1), None)?,

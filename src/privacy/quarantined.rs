@@ -7,8 +7,8 @@
 //! The payload is one `ExportLogsServiceRequest` with the record alone, its resource and its scope, from the bytes that were
 //! sent: what is opened later can go through the same gate. Schema URLs are left out.
 //!
-//! A payload costs two X25519 operations, some 0.1 ms, and each of a request's records may be broken. So a request's payloads
-//! are bounded in number and in bytes; what is over a limit is quarantined without payload, and counted.
+//! A payload costs two X25519 operations, of the order of 0.1 ms, and each of a request's records may be broken. So a
+//! request's payloads are bounded in number and in bytes; what is over a limit is quarantined without payload, and counted.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +18,8 @@ use super::seal::{Randomness, Recipient, system_randomness};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawValue};
 use crate::secret::DerivedKey;
 
-/// Payloads that are sealed of one request: 256 cost about 30 ms of one core. An SDK's batch has 512 records at the most.
+/// Payloads that are sealed of one request: some tens of milliseconds of one core. An SDK's batch has 512 records at the most,
+/// and one in which more than half is broken is understood without the rest.
 pub const PAYLOADS_MAX: usize = 256;
 /// Longest payload that is sealed, bytes. A product event with its resource has one to five thousand.
 pub const PAYLOAD_BYTES_MAX: usize = 256 << 10;
