@@ -206,7 +206,7 @@ impl Scanner {
         if glance.may_hold_assignment() {
             secrets::assignments(text, found);
         }
-        if text.len() >= keys::BYTES_MIN {
+        if glance.may_hold_key() {
             self.keys.find(text, found);
         }
     }

@@ -201,18 +201,16 @@ const IBAN_LENGTHS: &[(&[u8; 2], usize)] = &[
 pub(super) fn ibans(text: &[u8], found: &mut Found) {
     let mut at = 0;
     while at < text.len() {
-        let starts = byte(text, at).is_ascii_alphabetic()
-            && byte(text, at + 1).is_ascii_alphabetic()
-            && byte(text, at + 2).is_ascii_digit()
-            && byte(text, at + 3).is_ascii_digit()
-            && !before(text, at).is_ascii_alphanumeric();
-        match starts.then(|| iban_from(text, at)).flatten() {
+        let letters = byte(text, at).is_ascii_alphabetic() && byte(text, at + 1).is_ascii_alphabetic();
+        let digits = byte(text, at + 2).is_ascii_digit() && byte(text, at + 3).is_ascii_digit();
+        at = match (letters && digits).then(|| iban_from(text, at)).flatten() {
             Some(end) => {
                 found.push(at, end, LeakClass::Iban);
-                at = end;
+                end
             }
-            None => at += 1,
-        }
+            // On to the next word: an account begins only there.
+            None => run_end(text, at, |byte| byte.is_ascii_alphanumeric()) + 1,
+        };
     }
 }
 
@@ -245,22 +243,20 @@ fn iban_from(text: &[u8], start: usize) -> Option<usize> {
 
 /// Phone numbers.
 pub(super) fn phones(text: &[u8], found: &mut Found) {
-    let mut at = 0;
-    while at < text.len() {
-        at = match phone_from(text, at) {
+    let mut from = 0;
+    while let Some(offset) = text.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == b'+')) {
+        let start = from + offset;
+        from = match phone_from(text, start) {
             Some(end) => {
-                found.push(at, end, LeakClass::Phone);
+                found.push(start, end, LeakClass::Phone);
                 end
             }
-            None => at + 1,
+            None => start + 1,
         };
     }
 }
 
 fn phone_from(text: &[u8], start: usize) -> Option<usize> {
-    if byte(text, start) != b'+' {
-        return None;
-    }
     // No country's code begins with 0; that spares the offset of a time, `+0100`.
     let first = run_end(text, start + 1, |byte| matches!(byte, b'(' | b' '));
     if first > start + 3 || !matches!(byte(text, first), b'1'..=b'9') || is_build_number(text, start) {
