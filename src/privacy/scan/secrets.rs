@@ -235,8 +235,11 @@ fn counts_behind_colon(value: &[u8]) -> bool {
 fn is_nothing(value: &[u8]) -> bool {
     let is_short_number = value.len() <= 3 && value.iter().all(u8::is_ascii_digit);
     let is_starred = value.iter().all(|byte| *byte == b'*');
+    // In `{"note":"password:","n":1}` the quote behind the colon ends a string.
+    let is_structure = value.iter().all(|byte| byte.is_ascii_whitespace() || b",:{}[]".contains(byte));
     is_short_number
         || is_starred
+        || is_structure
         || is_masked(value)
         || NOTHING.iter().any(|nothing| value.eq_ignore_ascii_case(nothing))
 }
