@@ -14,11 +14,18 @@ const MALFORMED_BYTES_MAX: usize = 256;
 /// Longest text of an IPv6 address, with an IPv4 address at its end.
 const IPV6_BYTES_MAX: usize = 45;
 
-/// E-mail addresses. Each `@` is looked at in both directions up to what cannot be in an address, so at each byte twice.
+/// E-mail addresses, and the passwords of URLs. Each `@` is looked at in both directions up to what cannot be in an
+/// address, so at each byte twice.
 pub(super) fn emails(text: &[u8], found: &mut Found) {
+    url_passwords(text, found);
+    // The `@` behind a password is none of an e-mail address.
+    let passwords: Vec<usize> = found.spans.iter().map(|span| span.end).collect();
+    let mut passwords = passwords.into_iter().peekable();
     let mut behind = 0;
     for (at, _) in text.iter().enumerate().filter(|(_, byte)| **byte == b'@') {
-        if let Some(end) = domain_end(text, at + 1)
+        while passwords.next_if(|end| *end < at).is_some() {}
+        if passwords.next_if_eq(&at).is_none()
+            && let Some(end) = domain_end(text, at + 1)
             && let Some(start) = local_start(text, behind, at)
         {
             found.push(start, end, LeakClass::Email);
@@ -108,7 +115,7 @@ fn is_scaled_image(first: &[u8], extension: &[u8]) -> bool {
 }
 
 /// The password of `scheme://user:password@host`.
-pub(super) fn url_passwords(text: &[u8], found: &mut Found) {
+fn url_passwords(text: &[u8], found: &mut Found) {
     let mut from = 0;
     while let Some(offset) =
         text.get(from..).and_then(|rest| rest.windows(3).position(|three| three == b"://"))
