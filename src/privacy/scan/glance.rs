@@ -153,7 +153,7 @@ impl Glance {
         // A pattern whose third byte may be any may also end the text.
         patterns |= second_last & (last >> FIELD);
         let is_counted = text.len() < COUNTED_BYTES_MAX;
-        let count = |unit: u64| if is_counted { counted / unit & COUNT } else { COUNT };
+        let count = |unit: u64| if is_counted { (counted / unit) & COUNT } else { COUNT };
         Self {
             seen,
             digits: count(DIGIT),
@@ -161,6 +161,19 @@ impl Glance {
             colons: count(COLON),
             patterns,
             bytes: text.len(),
+        }
+    }
+
+    /// As if everything had been seen.
+    #[cfg(test)]
+    pub(super) fn of_everything() -> Self {
+        Self {
+            seen: u64::MAX,
+            digits: COUNT,
+            dots: COUNT,
+            colons: COUNT,
+            patterns: u64::MAX,
+            bytes: usize::MAX,
         }
     }
 

@@ -590,6 +590,21 @@ proptest! {
         masked(&text);
     }
 
+    /// A search that the glance spares could not have found anything.
+    #[test]
+    fn the_glance_spares_nothing_that_is_found(
+        places in proptest::collection::vec(0..PIECES.len(), 0..6),
+        other in "[ -~]{0,24}",
+    ) {
+        let text: String = places.iter().filter_map(|place| PIECES.get(*place)).copied().collect();
+        for text in [text, other] {
+            let (mut glanced, mut all) = (Found::default(), Found::default());
+            scanner().search(text.as_bytes(), Glance::at(text.as_bytes()), &mut glanced);
+            scanner().search(text.as_bytes(), Glance::of_everything(), &mut all);
+            prop_assert_eq!(glanced.spans, all.spans);
+        }
+    }
+
     #[test]
     fn any_text_can_be_masked(text in "\\PC{0,64}") {
         masked(&text);
