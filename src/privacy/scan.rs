@@ -186,7 +186,6 @@ impl Scanner {
     fn search(&self, text: &[u8], glance: Glance, found: &mut Found) {
         if glance.has_at() {
             address::emails(text, found);
-            address::url_passwords(text, found);
         }
         if glance.may_hold_card() {
             numbers::cards(text, found);
@@ -206,7 +205,7 @@ impl Scanner {
         if glance.may_hold_assignment() {
             secrets::assignments(text, found);
         }
-        if text.len() >= keys::BYTES_MIN {
+        if glance.may_hold_key() {
             self.keys.find(text, found);
         }
     }

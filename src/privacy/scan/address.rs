@@ -14,11 +14,18 @@ const MALFORMED_BYTES_MAX: usize = 256;
 /// Longest text of an IPv6 address, with an IPv4 address at its end.
 const IPV6_BYTES_MAX: usize = 45;
 
-/// E-mail addresses. Each `@` is looked at in both directions up to what cannot be in an address, so at each byte twice.
+/// E-mail addresses, and the passwords of URLs. Each `@` is looked at in both directions up to what cannot be in an
+/// address, so at each byte twice.
 pub(super) fn emails(text: &[u8], found: &mut Found) {
+    url_passwords(text, found);
+    // The `@` behind a password is none of an e-mail address.
+    let passwords: Vec<usize> = found.spans.iter().map(|span| span.end).collect();
+    let mut passwords = passwords.into_iter().peekable();
     let mut behind = 0;
     for (at, _) in text.iter().enumerate().filter(|(_, byte)| **byte == b'@') {
-        if let Some(end) = domain_end(text, at + 1)
+        while passwords.next_if(|end| *end < at).is_some() {}
+        if passwords.next_if_eq(&at).is_none()
+            && let Some(end) = domain_end(text, at + 1)
             && let Some(start) = local_start(text, behind, at)
         {
             found.push(start, end, LeakClass::Email);
@@ -39,6 +46,10 @@ fn local_start(text: &[u8], floor: usize, at: usize) -> Option<usize> {
         return Some(floor + open);
     }
     let mut start = run_start(text, floor, at, is_local);
+    if let Ok(local) = std::str::from_utf8(text.get(start..at)?) {
+        // What stands behind the last punctuation.
+        start = at - local.rsplit(is_punctuation).next().map_or(0, str::len);
+    }
     while start < at && !(byte(text, start).is_ascii_alphanumeric() || byte(text, start) >= 0x80) {
         // A quote, a bullet or the sign of a list belongs to the text around the address.
         start += 1;
@@ -54,7 +65,12 @@ fn domain_end(text: &[u8], start: usize) -> Option<usize> {
         return (byte(text, end) == b']' && end > start + 7).then_some(end + 1);
     }
     let is_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' || byte >= 0x80;
-    let end = run_end(text, start, |byte| is_label(byte) || byte == b'.');
+    let mut end = run_end(text, start, |byte| is_label(byte) || byte == b'.');
+    if let Ok(host) = std::str::from_utf8(text.get(start..end)?)
+        && let Some(place) = host.find(is_punctuation)
+    {
+        end = start + place;
+    }
     let host = text.get(start..end).unwrap_or_default();
     let mut labels = host.split(|byte| *byte == b'.');
     let is_number = |label: &[u8]| label.iter().all(u8::is_ascii_digit);
@@ -76,6 +92,13 @@ fn domain_end(text: &[u8], start: usize) -> Option<usize> {
     None
 }
 
+/// Spaces, quotes and marks of other scripts. Everything else that is not ASCII counts as a part of an address, combining
+/// accents among it.
+fn is_punctuation(character: char) -> bool {
+    matches!(character, '\u{80}'..='\u{a9}' | '\u{ab}'..='\u{b4}' | '\u{b6}'..='\u{b9}' | '\u{bb}'..='\u{bf}')
+        || matches!(character, '\u{2000}'..='\u{206f}' | '\u{3000}'..='\u{303f}' | '\u{ff01}'..='\u{ff0f}')
+}
+
 /// The length of the top-level domain that the label begins with: what follows it is not part of the address.
 fn top_level(label: &[u8]) -> Option<usize> {
     if label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"xn--")) {
@@ -92,7 +115,7 @@ fn is_scaled_image(first: &[u8], extension: &[u8]) -> bool {
 }
 
 /// The password of `scheme://user:password@host`.
-pub(super) fn url_passwords(text: &[u8], found: &mut Found) {
+fn url_passwords(text: &[u8], found: &mut Found) {
     let mut from = 0;
     while let Some(offset) =
         text.get(from..).and_then(|rest| rest.windows(3).position(|three| three == b"://"))
@@ -155,9 +178,12 @@ fn is_ipv4(run: &[u8]) -> bool {
     let mut parts = 0;
     let mut is_host = false;
     for part in run.split(|byte| *byte == b'.') {
+        if part.is_empty() || part.len() > 3 {
+            return false;
+        }
         let number =
             part.iter().fold(0_u32, |number, digit| number * 10 + u32::from(digit.wrapping_sub(b'0')));
-        if part.is_empty() || part.len() > 3 || number > 255 {
+        if number > 255 {
             return false;
         }
         is_host |= parts > 0 && number != 0;

@@ -172,6 +172,10 @@ fn folded(code: u32) -> Folded {
         0xa0 | 0x2000..=0x200a | 0x2028 | 0x2029 | 0x202f | 0x205f => Folded::Ascii(b' '),
         // Hyphens, dashes and the minus sign.
         0x2010..=0x2015 | 0x2212 => Folded::Ascii(b'-'),
+        // Typographic quotes, primes, the ellipsis.
+        0x2018..=0x201b | 0x2032 | 0x2039 | 0x203a => Folded::Ascii(b'\''),
+        0xab | 0xbb | 0x201c..=0x201f | 0x2033 => Folded::Ascii(b'"'),
+        0x2026 => Folded::Ascii(b'.'),
         // Soft hyphen, zero-width characters, direction marks, byte order mark.
         0xad | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x2064 | 0xfeff => Folded::Nothing,
         // Full-width forms.

@@ -2,67 +2,178 @@
 //!
 //! Owns: which characters a search needs. Does not own: the searches. A search that is spared must be one that could not
 //! have found anything; one that runs in vain only costs time.
+//!
+//! Two tables are read per byte and nothing branches. The first counts the characters that numbers and addresses need.
+//! The second marks the bytes of short patterns: bit n of a byte's first, second and third field says that the byte can
+//! be the first, second or third of pattern n, so that three bytes in a row that share a bit may be that pattern.
 
-const DIGIT: u16 = 1;
-const DOT: u16 = 1 << 1;
-const COLON: u16 = 1 << 2;
-const AT: u16 = 1 << 3;
-const EQUALS: u16 = 1 << 4;
-const PLUS: u16 = 1 << 5;
+/// From this length on the counts may overflow, and nothing is spared.
+const COUNTED_BYTES_MAX: usize = 1 << 20;
+
+const DIGIT: u64 = 1;
+const DOT: u64 = 1 << 20;
+const COLON: u64 = 1 << 40;
+const COUNT: u64 = (1 << 20) - 1;
+/// The upper bits are not counted; they say that a character was there at all.
+const AT: u64 = 1 << 60;
+const EQUALS: u64 = 1 << 61;
+const PLUS: u64 = 1 << 62;
 /// Begins an escape, or a character that looks like another.
-const ESCAPE: u16 = 1 << 6;
+const ESCAPE: u64 = 1 << 63;
 
-const CLASSES: [u16; 256] = classes();
+const COUNTS: [u64; 256] = counts();
+const PATTERN_BYTES: [u64; 256] = pattern_bytes();
 
-const fn classes() -> [u16; 256] {
-    let mut classes = [0; 256];
+/// Bits of a field of `PATTERN_BYTES`, one for each pattern.
+const FIELD: u32 = 21;
+
+/// Three bytes in a row, each one of several. Every beginning in `keys` holds one of the patterns (tested there).
+const PATTERNS: [[&[u8]; 3]; FIELD as usize] = [
+    // Two colons, whatever follows: the only one that is not for `keys`.
+    [b":", b":", b""],
+    // eyJ (JSON in base 64)
+    [b"e", b"y", b"J"],
+    // PRIVATE KEY
+    [b"E", b" ", b"K"],
+    // bearer, basic
+    [b"rR", b"eE", b"rR"],
+    [b"sS", b"iI", b"cC"],
+    // AKIA, ASIA, ABIA, ACCA
+    [b"KSBC", b"IC", b"A"],
+    // AIza, pypi-AgE
+    [b"A", b"Ig", b"zE"],
+    // GOCSPX-, ATATT3, AGE-SECRET-KEY-1
+    [b"STY", b"PT-", b"X31"],
+    // ya29.
+    [b"y", b"a", b"2"],
+    // ghp_ and others
+    [b"g", b"h", b"pousr"],
+    // glpat-, gldt-, glrt-, glptt-
+    [b"g", b"l", b"pdr"],
+    // github_pat_
+    [b"b", b"_", b"p"],
+    // xoxb-, xapp- and others
+    [b"x", b"oa", b"xp"],
+    // hooks.slack.com
+    [b"k", b".", b"c"],
+    // sk_live_, rk_test_
+    [b"k", b"_", b"lt"],
+    // sk-, key-
+    [b"se", b"ky", b"-"],
+    // whsec_, hvs.
+    [b"wh", b"hv", b"s"],
+    // shpat_, shpss_, npm_
+    [b"sn", b"hp", b"pm"],
+    // hf_, SG.
+    [b"hS", b"fG", b"_."],
+    // dapi, dop_v1_
+    [b"dp", b"a_", b"pv"],
+    // ser.
+    [b"e", b"r", b"."],
+];
+
+const TWO_COLONS: u64 = 1;
+const BEGINNINGS: u64 = ((1 << FIELD) - 1) & !TWO_COLONS;
+
+#[expect(clippy::indexing_slicing, reason = "evaluated at compile time, and `byte` is below 256")]
+const fn counts() -> [u64; 256] {
+    let mut counts = [0; 256];
     let mut byte: usize = 0;
     while byte < 256 {
-        #[expect(clippy::indexing_slicing, reason = "evaluated at compile time, and `byte` is below 256")]
-        {
-            classes[byte] = match byte as u8 {
-                b'0'..=b'9' => DIGIT,
-                b'.' => DOT,
-                b':' => COLON,
-                b'@' => AT,
-                b'=' => EQUALS,
-                b'+' => PLUS,
-                // The last three begin the UTF-8 of no-break space, soft hyphen, general punctuation, full-width forms.
-                b'\\' | b'%' | b'&' | 0xc2 | 0xe2 | 0xef => ESCAPE,
-                _ => 0,
-            };
-        }
+        counts[byte] = match byte as u8 {
+            b'0'..=b'9' => DIGIT,
+            b'.' => DOT,
+            b':' => COLON,
+            b'@' => AT,
+            b'=' => EQUALS,
+            b'+' => PLUS,
+            // The last three begin the UTF-8 of no-break space, soft hyphen, general punctuation, full-width forms.
+            b'\\' | b'%' | b'&' | 0xc2 | 0xe2 | 0xef => ESCAPE,
+            _ => 0,
+        };
         byte += 1;
     }
-    classes
+    counts
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time, where an index out of bounds is an error"
+)]
+const fn pattern_bytes() -> [u64; 256] {
+    let mut marks = [0; 256];
+    let mut pattern = 0;
+    while pattern < PATTERNS.len() {
+        let mut place = 0;
+        while place < 3 {
+            let bit = 1_u64 << (pattern + place * FIELD as usize);
+            let bytes = PATTERNS[pattern][place];
+            let mut at = 0;
+            while at < bytes.len() {
+                marks[bytes[at] as usize] |= bit;
+                at += 1;
+            }
+            // No byte stands for any byte.
+            let mut any = 0;
+            while bytes.is_empty() && any < 256 {
+                marks[any] |= bit;
+                any += 1;
+            }
+            place += 1;
+        }
+        pattern += 1;
+    }
+    marks
 }
 
 /// What was seen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Glance {
-    seen: u16,
-    digits: u32,
-    dots: u32,
-    colons: u32,
+    seen: u64,
+    digits: u64,
+    dots: u64,
+    colons: u64,
+    patterns: u64,
     bytes: usize,
 }
 
 impl Glance {
+    #[inline]
     pub(super) fn at(text: &[u8]) -> Self {
-        let (mut seen, mut digits, mut dots, mut colons) = (0, 0, 0, 0);
+        let (mut counted, mut seen, mut patterns) = (0_u64, 0, 0);
+        let (mut second_last, mut last) = (0_u64, 0_u64);
         for byte in text {
-            let class = CLASSES.get(usize::from(*byte)).copied().unwrap_or(0);
-            seen |= class;
-            digits += u32::from(class & DIGIT);
-            dots += u32::from(class & DOT);
-            colons += u32::from(class & COLON);
+            let count = COUNTS.get(usize::from(*byte)).copied().unwrap_or(0);
+            counted = counted.wrapping_add(count);
+            seen |= count;
+            let marks = PATTERN_BYTES.get(usize::from(*byte)).copied().unwrap_or(0);
+            patterns |= second_last & (last >> FIELD) & (marks >> (2 * FIELD));
+            (second_last, last) = (last, marks);
         }
+        // A pattern whose third byte may be any may also end the text.
+        patterns |= second_last & (last >> FIELD);
+        let is_counted = text.len() < COUNTED_BYTES_MAX;
+        let count = |unit: u64| if is_counted { (counted / unit) & COUNT } else { COUNT };
         Self {
             seen,
-            digits,
-            dots: dots / u32::from(DOT),
-            colons: colons / u32::from(COLON),
+            digits: count(DIGIT),
+            dots: count(DOT),
+            colons: count(COLON),
+            patterns,
             bytes: text.len(),
+        }
+    }
+
+    /// As if everything had been seen.
+    #[cfg(test)]
+    pub(super) fn of_everything() -> Self {
+        Self {
+            seen: u64::MAX,
+            digits: COUNT,
+            dots: COUNT,
+            colons: COUNT,
+            patterns: u64::MAX,
+            bytes: usize::MAX,
         }
     }
 
@@ -91,11 +202,16 @@ impl Glance {
         self.dots >= 3 && self.digits >= 4
     }
 
+    /// Written out it has seven colons, or six and an IPv4 address.
     pub(super) fn may_hold_ipv6(self) -> bool {
-        self.colons >= 2
+        self.patterns & TWO_COLONS != 0 || self.colons >= 6
     }
 
     pub(super) fn may_hold_assignment(self) -> bool {
-        self.seen & (EQUALS | COLON) != 0
+        self.seen & EQUALS != 0 || self.colons != 0
+    }
+
+    pub(super) fn may_hold_key(self) -> bool {
+        self.patterns & BEGINNINGS != 0
     }
 }

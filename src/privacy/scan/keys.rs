@@ -3,16 +3,13 @@
 //! Owns: the well-known beginnings, what must follow each. Does not own: secrets that only their name gives away
 //! (`secrets`).
 //!
-//! One regular expression, which is nothing but the beginnings, is searched for; the engine does that with vector
-//! instructions, at a fraction of a nanosecond per byte. Only where one is found, the table says what has to follow.
+//! One regular expression, which is nothing but the beginnings, is searched for, and only where the glance saw three
+//! bytes of one. Where a beginning is found, the table says what has to follow.
 
 use regex::bytes::Regex;
 
 use super::{Found, before, byte, is_masked, mask_length, run_end, run_start};
 use crate::registry::LeakClass;
-
-/// The shortest text that can hold one of these.
-pub(super) const BYTES_MIN: usize = 14;
 
 /// A bearer token that is shorter, or only letters of one case, is a word of prose.
 const BEARER_BYTES_MIN: usize = 8;
@@ -133,6 +130,10 @@ const PEM: &str = "PRIVATE KEY";
 const BEARER: [&str; 2] = ["earer", "EARER"];
 const BASIC: [&str; 2] = ["asic ", "ASIC "];
 
+fn beginnings() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|shape| shape.begins).chain([JWT, PEM]).chain(BEARER).chain(BASIC)
+}
+
 /// The search for beginnings.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -141,14 +142,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new() -> Self {
-        let beginnings: Vec<String> = SHAPES
-            .iter()
-            .map(|shape| shape.begins)
-            .chain([JWT, PEM])
-            .chain(BEARER)
-            .chain(BASIC)
-            .map(regex::escape)
-            .collect();
+        let beginnings: Vec<String> = beginnings().map(regex::escape).collect();
         #[expect(
             clippy::expect_used,
             reason = "the expression is a constant, and escaped texts make a valid one"
@@ -306,4 +300,21 @@ fn encodes_colon(code: &[u8]) -> bool {
         }
     }
     has_colon && code.len() >= 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privacy::scan::glance::Glance;
+
+    #[test]
+    fn the_glance_sees_every_beginning() {
+        for beginning in beginnings() {
+            assert!(
+                Glance::at(beginning.as_bytes()).may_hold_key(),
+                "{beginning}: add a pattern to `glance`"
+            );
+        }
+        assert!(!Glance::at(b"The feature was created by a pipeline").may_hold_key());
+    }
 }

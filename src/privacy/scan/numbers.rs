@@ -197,22 +197,24 @@ const IBAN_LENGTHS: &[(&[u8; 2], usize)] = &[
     (b"TL", 23), (b"TR", 26), (b"UA", 29), (b"VA", 22), (b"VG", 24), (b"XK", 20), (b"YE", 30),
 ];
 
+/// Countries whose accounts are all digits, of those whose names are hexadecimal digits: else a span's id would be an
+/// account now and then.
+const NUMERIC_ACCOUNTS: &[&[u8; 2]] = &[b"AE", b"BA", b"BE", b"DE", b"EE"];
+
 /// Bank accounts. Upper or lower case, not mixed: mixed is what codes look like.
 pub(super) fn ibans(text: &[u8], found: &mut Found) {
     let mut at = 0;
     while at < text.len() {
-        let starts = byte(text, at).is_ascii_alphabetic()
-            && byte(text, at + 1).is_ascii_alphabetic()
-            && byte(text, at + 2).is_ascii_digit()
-            && byte(text, at + 3).is_ascii_digit()
-            && !before(text, at).is_ascii_alphanumeric();
-        match starts.then(|| iban_from(text, at)).flatten() {
+        let letters = byte(text, at).is_ascii_alphabetic() && byte(text, at + 1).is_ascii_alphabetic();
+        let digits = byte(text, at + 2).is_ascii_digit() && byte(text, at + 3).is_ascii_digit();
+        at = match (letters && digits).then(|| iban_from(text, at)).flatten() {
             Some(end) => {
                 found.push(at, end, LeakClass::Iban);
-                at = end;
+                end
             }
-            None => at += 1,
-        }
+            // On to the next word: an account begins only there.
+            None => run_end(text, at, |byte| byte.is_ascii_alphanumeric()) + 1,
+        };
     }
 }
 
@@ -220,6 +222,7 @@ fn iban_from(text: &[u8], start: usize) -> Option<usize> {
     let country = [byte(text, start), byte(text, start + 1)].map(|letter| letter.to_ascii_uppercase());
     let length = IBAN_LENGTHS.iter().find(|(known, _)| **known == country)?.1;
     let is_lower = byte(text, start).is_ascii_lowercase();
+    let is_numeric = NUMERIC_ACCOUNTS.contains(&&country);
     // The country and the check digits are moved behind the account, letters count from 10.
     let (mut account, mut head) = (0_u32, 0_u32);
     let (mut at, mut taken) = (start, 0);
@@ -229,7 +232,7 @@ fn iban_from(text: &[u8], start: usize) -> Option<usize> {
             at += 1;
             continue;
         }
-        if here.is_ascii_alphabetic() && here.is_ascii_lowercase() != is_lower {
+        if here.is_ascii_alphabetic() && (here.is_ascii_lowercase() != is_lower || is_numeric && taken >= 2) {
             return None;
         }
         let value = char::from(here).to_digit(36)?;
@@ -240,27 +243,25 @@ fn iban_from(text: &[u8], start: usize) -> Option<usize> {
     }
     // Two letters and two digits: six digits more.
     let remainder = (account * (1_000_000 % 97) + head) % 97;
-    (remainder == 1 && !byte(text, at).is_ascii_alphanumeric()).then_some(at)
+    (remainder == 1 && !byte(text, at).is_ascii_alphanumeric() && !is_in_uuid(text, start)).then_some(at)
 }
 
 /// Phone numbers.
 pub(super) fn phones(text: &[u8], found: &mut Found) {
-    let mut at = 0;
-    while at < text.len() {
-        at = match phone_from(text, at) {
+    let mut from = 0;
+    while let Some(offset) = text.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == b'+')) {
+        let start = from + offset;
+        from = match phone_from(text, start) {
             Some(end) => {
-                found.push(at, end, LeakClass::Phone);
+                found.push(start, end, LeakClass::Phone);
                 end
             }
-            None => at + 1,
+            None => start + 1,
         };
     }
 }
 
 fn phone_from(text: &[u8], start: usize) -> Option<usize> {
-    if byte(text, start) != b'+' {
-        return None;
-    }
     // No country's code begins with 0; that spares the offset of a time, `+0100`.
     let first = run_end(text, start + 1, |byte| matches!(byte, b'(' | b' '));
     if first > start + 3 || !matches!(byte(text, first), b'1'..=b'9') || is_build_number(text, start) {

@@ -15,6 +15,8 @@ const NAME_BYTES_MAX: usize = 48;
 
 const SPACES_MAX: usize = 8;
 
+const PUNCTUATION_BYTES_MAX: usize = 8;
+
 /// Shortest value behind a colon without quotes.
 const BARE_BYTES_MIN: usize = 8;
 
@@ -198,11 +200,16 @@ fn bare_end(text: &[u8], start: usize) -> usize {
     let ends =
         |byte: u8| byte.is_ascii_whitespace() || is_quote(byte) || matches!(byte, b'&' | b';' | b'<' | b'>');
     let mut end = run_end(text, start, |byte| !ends(byte));
-    if is_masked(text.get(start..end).unwrap_or_default()) {
-        return end;
+    if is_quote(byte(text, end)) {
+        // The backslashes of a quote belong to it.
+        end = run_start(text, start, end, |byte| byte == b'\\');
     }
     // The punctuation of the text around; a comma within is the password's own.
-    while end > start && matches!(before(text, end), b',' | b'.' | b')' | b'}' | b']') {
+    let floor = start.max(end.saturating_sub(PUNCTUATION_BYTES_MAX));
+    while end > floor
+        && matches!(before(text, end), b',' | b'.' | b')' | b'}' | b']')
+        && !is_masked(text.get(start..end).unwrap_or_default())
+    {
         end -= 1;
     }
     end
@@ -235,8 +242,11 @@ fn counts_behind_colon(value: &[u8]) -> bool {
 fn is_nothing(value: &[u8]) -> bool {
     let is_short_number = value.len() <= 3 && value.iter().all(u8::is_ascii_digit);
     let is_starred = value.iter().all(|byte| *byte == b'*');
+    // In `{"note":"password:","n":1}` the quote behind the colon ends a string, and a deeper one has a backslash before it.
+    let is_structure = value.iter().all(|byte| byte.is_ascii_whitespace() || br",:{}[]\".contains(byte));
     is_short_number
         || is_starred
+        || is_structure
         || is_masked(value)
         || NOTHING.iter().any(|nothing| value.eq_ignore_ascii_case(nothing))
 }
