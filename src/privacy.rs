@@ -4,11 +4,10 @@
 //! pseudonyms, the identity of events and requests, and the counts of all that. Does not own: I/O of any kind. Pure and
 //! synchronous; what is not declared is not stored.
 //!
-//! | level | treatment |
-//! |---|---|
-//! | `public`, `internal` | stored as the declared type |
-//! | `pseudonymous` | stored as a keyed pseudonym of the value's canonical text |
-//! | `personal`, `sensitive` | not stored, and not read |
+//! A record passes in this order: its event (`policy`), what it states of itself and its consent (`pass`, `consent`), its
+//! table (`route`), the action for each attribute there (`rules` at start, `action`), reading and treating the value (`coerce`,
+//! `treat`, `pseudonym`, `scan`, all through `store`), the event's contract, and then it is cleared or set aside
+//! (`quarantined`, `seal`). docs/treatments.md says what each level and treatment means.
 //!
 //! An event's level is the least level of its attributes; a record may state a stricter one (`GateOptions::level_key`),
 //! never a looser. A sensitive event is not stored at all. A text that is kept is scanned for what has no business in it
