@@ -524,7 +524,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
 
     fn judge(&mut self, key: u32, outcome: AttributeOutcome) {
         match outcome {
-            AttributeOutcome::Null | AttributeOutcome::Untrusted => {}
+            AttributeOutcome::Null => {}
             AttributeOutcome::TypeMismatch
             | AttributeOutcome::NotAMember
             | AttributeOutcome::LeakQuarantined => self.scratch.faults.push((key, outcome)),
