@@ -40,6 +40,7 @@ mod scan;
 pub mod seal;
 mod tally;
 mod treat;
+mod withdrawn;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -59,7 +60,10 @@ use seal::Recipient;
 use route::Router;
 use scan::Scanner;
 
-pub use consent::Decision;
+pub use consent::{
+    AmplitudeConsent, Basis, CONSENT_NAME_BYTES_MAX, ConsentError, ConsentOptions, ConsentPolicy, ConsentSource, Decision,
+    PURPOSES_MAX, Reading, Role, SOURCES_MAX, SourceForm, WarehouseConsent, WarehouseRule,
+};
 pub use datamap::{DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedTable};
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
@@ -71,6 +75,7 @@ pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use pseudonym::Pseudonyms;
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
+pub use withdrawn::{SUBJECTS_MAX, Withdrawn};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
 const TREATMENTS: &str = "esker-treatments-2";
