@@ -19,6 +19,7 @@ pub mod quarantine;
 pub mod serve;
 pub mod startup;
 pub mod status;
+mod withdrawals;
 mod tables;
 
 /// How a command prints its answer.

@@ -10,6 +10,7 @@ mod encode;
 mod inspect;
 mod outcomes;
 pub mod quarantine;
+pub mod withdrawals;
 #[cfg(test)]
 mod tests;
 

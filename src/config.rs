@@ -12,6 +12,7 @@ use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
 pub mod quarantine;
+mod consent;
 pub mod raw;
 pub mod tables;
 
@@ -20,7 +21,7 @@ use raw::RawConfig;
 
 pub use tables::TableConfig;
 
-use crate::privacy::{Route, Rules};
+use crate::privacy::{ConsentOptions, Route, Rules};
 use crate::receive::decode::Rule;
 use crate::wal::OnDamage;
 
@@ -44,6 +45,8 @@ pub struct Config {
     pub receive: ReceiveConfig,
     /// The gate.
     pub privacy: PrivacyConfig,
+    /// Consent.
+    pub consent: ConsentOptions,
     /// The write-ahead log.
     pub wal: WalConfig,
     /// The tables of events. The first is the primary, of section `table`; the others are of `[[tables]]`.

@@ -11,9 +11,9 @@ use tokio::sync::Semaphore;
 
 use crate::accounting::{Accounting, Delta};
 use crate::clock::Clock;
-use crate::columns::{BundleWriter, CELLS_MAX, EncodeError, Encoder, OutcomeCounts, quarantine};
+use crate::columns::{BundleWriter, CELLS_MAX, EncodeError, Encoder, OutcomeCounts, quarantine, withdrawals};
 use crate::drift::DriftStore;
-use crate::privacy::{Cleared, Gate, Silent};
+use crate::privacy::{Cleared, Gate, Silent, StatedWithdrawal};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::reply::{Receipt, Refusal, Sink};
 use crate::wal::{AppendError, Claim, NewFrame, RetryWindow, Wal};
@@ -55,6 +55,8 @@ pub struct Parts {
     pub encoder: Encoder,
     /// The table of events that are set aside.
     pub quarantine: String,
+    /// The table of withdrawals of consent.
+    pub withdrawals: String,
     /// The log.
     pub wal: Arc<Wal>,
     /// Requests that were taken lately.
@@ -72,6 +74,7 @@ struct Prepared {
     digest: [u8; 16],
     delta: Delta,
     received_micros: i64,
+    withdrawals: Vec<StatedWithdrawal>,
     /// None where nothing is left to store.
     payload: Option<(u32, Bytes)>,
 }
@@ -140,6 +143,7 @@ impl Parts {
             digest: cleared.request_digest(),
             delta: Delta::of(cleared.tally(), self.gate.registry()),
             received_micros,
+            withdrawals: cleared.withdrawals().to_vec(),
             payload,
         }))
     }
@@ -173,6 +177,11 @@ impl Parts {
             bundle.rows(&self.quarantine, batch).map_err(|_| unencoded())?;
             rows += batch.rows();
         }
+        if !cleared.withdrawals().is_empty() {
+            let version = self.gate.policy_version();
+            let copies = withdrawals::encode(cleared.withdrawals(), version, received_micros);
+            bundle.rows(&self.withdrawals, &copies.map_err(refuse_unencoded)?).map_err(|_| unencoded())?;
+        }
         let outcomes = OutcomeCounts::of(cleared.tally(), self.gate.policy_version());
         bundle.outcomes(&outcomes).map_err(|_| unencoded())?;
         Ok(Some((u32::try_from(rows).map_err(|_| unencoded())?, bundle.finish())))
@@ -180,7 +189,7 @@ impl Parts {
 
     /// Makes the rows durable, once.
     async fn store(&self, prepared: Prepared) -> Result<Receipt, Refusal> {
-        let Prepared { digest, delta, received_micros, payload } = prepared;
+        let Prepared { digest, delta, received_micros, withdrawals, payload } = prepared;
         let receipt = Receipt { rejected: delta.rejected(), message: delta.message() };
         let Some((events, payload)) = payload else {
             self.accounting.received(&delta);
@@ -199,7 +208,13 @@ impl Parts {
         };
         self.accounting.received(&delta);
         match self.wal.append_claimed(NewFrame { digest, received_micros, events, payload }, guard).await {
-            Ok(_) => Ok(receipt),
+            Ok(_) => {
+                // Durable now, so they hold from now on, also after a restart.
+                for one in &withdrawals {
+                    self.gate.withdrawn().insert(&one.subject, received_micros, one.lifts);
+                }
+                Ok(receipt)
+            }
             Err(error) => {
                 self.accounting.not_stored(&delta, "wal_unavailable");
                 Err(refusal(&error))

@@ -39,6 +39,7 @@ mod scan;
 pub mod seal;
 mod tally;
 mod treat;
+mod withdrawn;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -58,7 +59,10 @@ use seal::Recipient;
 use route::Router;
 use scan::Scanner;
 
-pub use consent::Decision;
+pub use consent::{
+    AmplitudeConsent, Basis, CONSENT_NAME_BYTES_MAX, ConsentError, ConsentOptions, ConsentPolicy, ConsentSource, Decision,
+    PURPOSES_MAX, Reading, Role, SOURCES_MAX, SourceForm, WarehouseConsent, WarehouseRule,
+};
 pub use datamap::{DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedTable};
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
@@ -70,6 +74,7 @@ pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use pseudonym::Pseudonyms;
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
+pub use withdrawn::{SUBJECTS_MAX, Withdrawn};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
 const TREATMENTS: &str = "esker-treatments-2";
@@ -99,6 +104,8 @@ pub struct GateOptions {
     pub rules: Rules,
     /// The tables that events go to; the first is the primary.
     pub tables: Vec<TableRules>,
+    /// Consent: purposes, sources, rules.
+    pub consent: ConsentOptions,
     /// Which events go where; an event that no route matches goes to the primary table.
     pub routes: Vec<Route>,
     /// An event with a wrong value, or without a required one, is set aside; else it is stored without that value.
@@ -132,6 +139,7 @@ impl Default for GateOptions {
                 name: "product.events".to_owned(),
                 levels: LevelTreatments::default(),
             }],
+            consent: ConsentOptions::default(),
             routes: Vec::new(),
             quarantine_broken: true,
             quarantine_undeclared: false,
@@ -165,6 +173,9 @@ pub enum PolicyError {
         /// The column.
         column: String,
     },
+    /// Consent cannot be decided.
+    #[error(transparent)]
+    Consent(#[from] ConsentError),
     /// The tenant's attribute cannot be one.
     #[error("privacy.tenant_attribute: `{key}` is no declared attribute of type string, int, double or boolean")]
     Tenant {
@@ -182,6 +193,8 @@ pub struct Gate {
     pseudonyms: Pseudonyms,
     scanner: Scanner,
     quarantine: Quarantine,
+    consent: ConsentPolicy,
+    withdrawn: Arc<Withdrawn>,
     identity_key: DerivedKey,
     drift_key: DerivedKey,
     options: GateOptions,
@@ -194,8 +207,11 @@ impl Gate {
     /// # Errors
     /// [`PolicyError`], where the rules contradict the registry.
     pub fn new(registry: Arc<Registry>, keys: &Keyring, options: GateOptions) -> Result<Self, PolicyError> {
+        let consent = ConsentPolicy::new(&options.consent, &registry)?;
         Ok(Self {
-            policy: Policy::new(&registry, &options)?,
+            policy: Policy::new(&registry, &options, &consent)?,
+            consent,
+            withdrawn: Arc::default(),
             router: Router::new(&options.routes, &registry),
             scanner: Scanner::new(),
             quarantine: Quarantine::new(options.recipient.clone(), keys.identity("drift")),
@@ -225,9 +241,22 @@ impl Gate {
         &self.version
     }
 
-    /// True where a value is the id of a subject who withdrew consent.
-    fn is_withdrawn(&self, _tenant: Option<&str>, _text: &str) -> bool {
-        false
+    /// True where a value is the id of a subject who withdrew consent, under whichever key that was.
+    fn is_withdrawn(&self, tenant: Option<&str>, text: &str) -> bool {
+        !self.withdrawn.is_empty()
+            && self.pseudonyms.all(tenant, text).any(|pseudonym| self.withdrawn.is_withdrawn(&pseudonym))
+    }
+
+    /// Who withdrew consent. Whoever makes withdrawals durable adds them here.
+    #[must_use]
+    pub fn withdrawn(&self) -> &Arc<Withdrawn> {
+        &self.withdrawn
+    }
+
+    /// What may have decided on consent, by the number that cleared events carry.
+    #[must_use]
+    pub fn consent_bases(&self) -> &[String] {
+        self.consent.bases()
     }
 
     /// The names of the tables that events go to; the first is the primary.
@@ -270,9 +299,9 @@ fn version(registry: &Registry, options: &GateOptions) -> String {
     hash.update(options.age_max.as_micros().to_le_bytes());
     hash.update((options.value_bytes_max as u64).to_le_bytes());
     // Their debug forms name every field and quote every text, so no two rules have one form.
-    let GateOptions { level_key, category_key, tenant_key, rules, tables, routes, .. } = options;
+    let GateOptions { level_key, category_key, tenant_key, rules, tables, routes, consent, .. } = options;
     let quarantine = (options.quarantine_broken, options.quarantine_undeclared);
-    hash.update(format!("{:?}", (level_key, category_key, tenant_key, rules, tables, routes, quarantine)));
+    hash.update(format!("{:?}", (level_key, category_key, tenant_key, rules, tables, routes, consent, quarantine)));
     hash.update(registry.version());
     hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -311,6 +340,7 @@ impl Observer for Silent {
 pub struct Cleared<'a> {
     pub(crate) events: Vec<ClearedEvent<'a>>,
     quarantined: Vec<QuarantinedEvent<'a>>,
+    withdrawals: Vec<StatedWithdrawal>,
     /// Values of all events; each event holds a range of it.
     pub(crate) values: Vec<(u32, ClearedValue<'a>)>,
     /// Text that the gate made (pseudonyms, canonical JSON, decimal text).
@@ -338,6 +368,12 @@ impl<'a> Cleared<'a> {
     #[must_use]
     pub fn quarantined(&self) -> &[QuarantinedEvent<'a>] {
         &self.quarantined
+    }
+
+    /// What events say of somebody's consent from now on.
+    #[must_use]
+    pub fn withdrawals(&self) -> &[StatedWithdrawal] {
+        &self.withdrawals
     }
 
     /// An event's values: (index into `Registry::columns`, value), each column at most once.
@@ -369,6 +405,24 @@ impl<'a> Cleared<'a> {
     #[must_use]
     pub fn request_digest(&self) -> [u8; 16] {
         self.request_digest
+    }
+}
+
+/// An event's word that somebody withdraws consent, or gives it again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StatedWithdrawal {
+    /// The event's name, as declared.
+    pub event_name: String,
+    /// The pseudonym of the subject.
+    pub subject: String,
+    /// Consent is given again.
+    pub lifts: bool,
+}
+
+impl fmt::Debug for StatedWithdrawal {
+    /// Shows which event it is, and not whose.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatedWithdrawal").field("event_name", &self.event_name).finish_non_exhaustive()
     }
 }
 

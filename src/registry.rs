@@ -21,6 +21,7 @@ mod treatment;
 
 use std::path::Path;
 
+pub use annotation::{PURPOSE_BYTES_MAX, is_purpose};
 pub use column::ENVELOPE_COLUMNS;
 pub use problem::{Problem, RegistryError};
 pub use treatment::{DateUnit, LeakClass, LeakClasses, Reduction, TREATMENTS, Treatment};
@@ -255,8 +256,23 @@ pub struct Event {
     pub privacy: PrivacyLevel,
     /// One line for people.
     pub brief: String,
+    /// The purposes for which consent must be given, sorted; empty where it needs none. `None` leaves it to what the
+    /// configuration says of its category.
+    pub purposes: Option<Vec<String>>,
+    /// Where it says that somebody withdraws consent, or gives it again.
+    pub withdrawal: Option<Withdrawal>,
     /// The attributes it may carry; each attribute once.
     pub attributes: Vec<EventAttribute>,
+}
+
+/// What an event says of the consent of the person in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// The attribute that names the person: an index into [`Registry::attributes`]. It is one of the event's, and
+    /// pseudonymous there.
+    pub subject: usize,
+    /// The person consents again: it ends an earlier withdrawal.
+    pub lifts: bool,
 }
 
 /// A column that declared attributes fill.

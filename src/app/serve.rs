@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminState};
 use super::status::RunFile;
-use super::{AppError, drift, print, startup, tables};
+use super::{AppError, drift, print, startup, tables, withdrawals};
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
 use crate::columns::{Encoder, Layout};
@@ -127,9 +127,10 @@ impl Service {
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
         let destinations = tables::open(config, &registry, &layout, &clock, &ids, writer.id).await?;
         let sockets = Sockets::bind(config).await?;
+        let committed = destinations.committed();
         let (wal, recovery) = Wal::open(
             files.witnessed(destinations.furthest()),
-            destinations.committed(),
+            committed,
             wal_options(config),
         )
         .map_err(anyhow::Error::from)?;
@@ -149,13 +150,19 @@ impl Service {
         };
         let flusher = Flusher::new(flush);
         flusher.recover().map_err(anyhow::Error::from)?;
-        let encoder = Encoder::new(&layout, &registry, &policy_version);
+        let encoder = Encoder::new(&layout, &registry, &policy_version)
+            .with_consent_bases(gate.consent_bases().to_vec());
+        let withdrawals = withdrawals::table(config);
+        let withdrawn = Arc::clone(gate.withdrawn());
+        withdrawals::load(&withdrawals, &wal, committed, &withdrawn).await?;
+        let following = Following { table: withdrawals.clone(), withdrawn, clock: Arc::clone(&clock) };
         let names = NameFallback::new(config.receive.names.clone());
         let drift = drift::resume(&config.data_dir, &registry);
         let parts = Parts {
             names,
             drift: Arc::clone(&drift),
             quarantine: config.quarantine.table.clone(),
+            withdrawals: withdrawals.name.clone(),
             gate,
             encoder,
             wal: Arc::clone(&wal),
@@ -164,7 +171,7 @@ impl Service {
             clock,
         };
         let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
-        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, (counts, drift), policy_version)
+        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, (counts, drift), policy_version, following)
     }
 
     fn spawn(

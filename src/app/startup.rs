@@ -22,6 +22,7 @@ pub(super) fn gate_options(config: &Config) -> GateOptions {
             .map(|table| TableRules { name: table.name.clone(), levels: table.policy })
             .collect(),
         routes: config.routes.clone(),
+        consent: config.consent.clone(),
         rules: config.privacy.rules.clone(),
         level_key: config.privacy.level_key.clone(),
         category_key: config.privacy.category_key.clone(),

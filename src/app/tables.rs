@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Ids};
-use crate::columns::{Layout, TableColumn, quarantine};
+use crate::columns::{Layout, TableColumn, quarantine, withdrawals};
 use crate::config::tables::withdrawals_name;
 use crate::config::{Config, TableConfig};
 use crate::flush::{Destination, Destinations, TableKind};
@@ -58,6 +58,9 @@ fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result
         columns,
     };
     kept.push(beside(config.quarantine.table.clone(), TableKind::Quarantine, quarantine::columns()));
+    if registry.events().iter().any(|event| event.withdrawal.is_some()) {
+        kept.push(beside(withdrawals_name(&primary.name), TableKind::Withdrawals, withdrawals::columns()));
+    }
     Ok(kept)
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::consent::RawConsent;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
 use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
 use crate::privacy::{Destination, LevelTreatments, Rules};
@@ -28,6 +29,7 @@ pub(super) struct RawConfig {
     schemas: PathBuf,
     receive: RawReceive,
     privacy: RawPrivacy,
+    consent: RawConsent,
     wal: RawWal,
     table: RawTable,
     tables: Vec<RawOtherTable>,
@@ -145,6 +147,7 @@ impl Default for RawConfig {
             schemas: PathBuf::from("./schemas"),
             receive: RawReceive::default(),
             privacy: RawPrivacy::default(),
+            consent: RawConsent::default(),
             wal: RawWal::default(),
             table: RawTable::default(),
             tables: Vec::new(),
@@ -252,6 +255,7 @@ impl RawConfig {
         Ok(Config {
             receive: self.receive.validate()?,
             privacy: self.privacy.validate(key)?,
+            consent: self.consent.validate()?,
             wal: self.wal.validate()?,
             tables,
             routes,

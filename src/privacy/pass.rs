@@ -9,7 +9,7 @@
 
 use super::action::Action;
 use super::coerce::{as_text, coerce};
-use super::consent::Decision;
+use super::consent::{Decision, Reading, Role, WarehouseRule};
 use super::drift::Collector;
 use super::envelope::{self, ResourceEnvelope, TimeBounds};
 use super::identity::Identities;
@@ -19,7 +19,7 @@ use super::quarantined::{Admission, Broken, QuarantineReason, QuarantinedEvent};
 use super::route::RouteTarget;
 use super::store::Store;
 use super::tally::{AttributeOutcome, Counter, EventOutcome, Subject};
-use super::{Cleared, ClearedEvent, Gate, Observer};
+use super::{Cleared, ClearedEvent, Gate, Observer, StatedWithdrawal};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawValue};
 use crate::registry::{Category, PrivacyLevel};
 
@@ -40,6 +40,7 @@ pub(super) fn clear<'a, O: Observer>(
         request_digest: pass.identities.finish(),
         events: pass.events,
         quarantined: pass.quarantined,
+        withdrawals: pass.withdrawals,
         values: pass.store.values,
         made: pass.store.made,
     }
@@ -51,6 +52,8 @@ struct Pass<'g, 'r, 'a, O> {
     observer: &'g mut O,
     bounds: TimeBounds,
     resources: Vec<ResourceEnvelope<'a>>,
+    /// What each resource says of consent.
+    consents: Vec<Reading>,
     /// By resource, then by route: whether the resource meets the route's condition.
     routes: Vec<Vec<bool>>,
     /// Each scope's name, and whether it had one that is not plausible.
@@ -60,6 +63,7 @@ struct Pass<'g, 'r, 'a, O> {
     drift: Collector<'a>,
     events: Vec<ClearedEvent<'a>>,
     quarantined: Vec<QuarantinedEvent<'a>>,
+    withdrawals: Vec<StatedWithdrawal>,
     admission: Admission<'g>,
     store: Store<'a>,
     scratch: Scratch<'r, 'a>,
@@ -70,6 +74,7 @@ struct Pass<'g, 'r, 'a, O> {
 struct Stated {
     level: PrivacyLevel,
     category: Option<Category>,
+    consent: Reading,
 }
 
 /// A declared record on its way.
@@ -84,8 +89,8 @@ struct Candidate<'r, 'a> {
 
 /// Space that is reused from record to record.
 struct Scratch<'r, 'a> {
-    /// For each attribute of the record, its key's number.
-    keys: Vec<Option<u32>>,
+    /// For each attribute of the record, its key's number, and what the key means for consent.
+    keys: Vec<(Option<u32>, Option<Role>)>,
     chosen: Vec<Chosen<'r, 'a>>,
     /// Attributes whose column others fill as well; they wait until the order of their keys is known.
     sharing: Vec<Chosen<'r, 'a>>,
@@ -134,6 +139,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 .iter()
                 .map(|resource| ResourceEnvelope::new(raw, resource, &gate.scanner))
                 .collect(),
+            consents: raw.resources.iter().map(|resource| gate.consent.resource(raw, resource)).collect(),
             routes: raw.resources.iter().map(|resource| gate.router.resource(raw, resource)).collect(),
             scopes: raw.scopes.iter().map(|scope| envelope::scope_name(scope.name, &gate.scanner)).collect(),
             identities: Identities::new(&gate.identity_key, raw),
@@ -141,6 +147,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             drift: Collector::new(gate.policy.event_count()),
             events: Vec::with_capacity(raw.records.len()),
             quarantined: Vec::new(),
+            withdrawals: Vec::new(),
             admission: gate.quarantine.request(),
             store: Store::with_capacity(raw.attributes.len()),
             scratch: Scratch {
@@ -219,12 +226,20 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     /// Finds the number of every key, and reads what the record says of itself.
     fn read_controls(&mut self, record: &RawRecord<'a>) -> Stated {
         let policy = &self.gate.policy;
-        let mut stated = Stated { level: PrivacyLevel::Public, category: None };
+        let consent = self.consents.get(record.resource as usize).copied().unwrap_or_default();
+        let mut stated = Stated { level: PrivacyLevel::Public, category: None, consent };
         let mut previous = policy.key_count();
         self.scratch.keys.clear();
         for attribute in self.raw.attributes(&record.attributes) {
             let key = self.key(attribute.key, &mut previous);
-            self.scratch.keys.push(key);
+            let role = match key {
+                Some(key) => policy.role(key),
+                None => self.gate.consent.prefix_role(attribute.key),
+            };
+            self.scratch.keys.push((key, role));
+            if let Some(role) = role {
+                stated.consent.see(&self.gate.consent, role, attribute.key, attribute.value, true);
+            }
             let Some(key) = key else { continue };
             if policy.is_level(key) {
                 stated.level = stated.level.max(envelope::level(attribute.value));
@@ -244,10 +259,22 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     ) -> EventOutcome {
         let Candidate { record, event, stated, .. } = candidate;
         let category = stated.category.map_or(plan.category, |stated| stated.max(plan.category));
-        let consent: Option<Decision> = None;
-        let strip_identity = false;
+        let (consent, basis) = if withdrawn {
+            self.gate.consent.decide_withdrawn(event)
+        } else {
+            self.gate.consent.decide(&stated.consent, event)
+        };
+        // By the registry's category: a record that states another one could free itself of consent.
+        let mut rule = self.gate.consent.warehouse(plan.category, consent);
+        if withdrawn && consent == Decision::Denied {
+            rule = rule.max(WarehouseRule::StripIdentity);
+        }
+        if rule == WarehouseRule::Drop {
+            return EventOutcome::NoConsent;
+        }
+        let strip_identity = rule == WarehouseRule::StripIdentity;
         let routes = self.routes.get(record.resource as usize).map(Vec::as_slice).unwrap_or_default();
-        let table = match self.gate.router.route(event, category, routes, consent) {
+        let table = match self.gate.router.route(event, category, routes, Some(consent)) {
             RouteTarget::Table(table) => table,
             RouteTarget::Drop => return EventOutcome::RoutedNowhere,
         };
@@ -271,7 +298,17 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             self.set_aside(record, Some(event), uid, candidate.digest, broken);
             return outcome;
         }
-        self.keep(candidate, category, table, strip_identity, uid);
+        self.note_withdrawal(event);
+        let envelope = self.envelope(candidate, strip_identity);
+        self.events.push(ClearedEvent {
+            category,
+            uid,
+            table: u16::try_from(table).unwrap_or_default(),
+            consent: Some(consent.as_str()),
+            consent_basis: Some(basis),
+            values: self.store.range(),
+            ..envelope
+        });
         EventOutcome::Cleared
     }
 
@@ -281,25 +318,19 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.observer.forget_attributes();
     }
 
-    fn keep(
-        &mut self,
-        candidate: Candidate<'r, 'a>,
-        category: Category,
-        table: usize,
-        strip_identity: bool,
-        uid: Option<&'a str>,
-    ) {
-        let Candidate { record, event, event_time, digest, .. } = candidate;
+    /// A cleared event as far as its record and its resource make it.
+    fn envelope(&mut self, candidate: Candidate<'r, 'a>, strip_identity: bool) -> ClearedEvent<'a> {
+        let Candidate { record, event, event_time, digest, stated } = candidate;
         let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
         let (scope_name, scope_implausible) =
             self.scopes.get(record.scope as usize).copied().unwrap_or_default();
         if resource.implausible || scope_implausible {
             self.counter.implausible_envelope();
         }
-        self.events.push(ClearedEvent {
+        ClearedEvent {
             event,
-            category,
-            uid,
+            category: stated.category.unwrap_or(Category::Product),
+            uid: None,
             digest,
             event_time,
             service_name: resource.service_name,
@@ -309,11 +340,27 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             // A trace leads to whoever made the request.
             trace_id: record.trace_id.filter(|_| !strip_identity),
             span_id: record.span_id.filter(|_| !strip_identity),
-            table: u16::try_from(table).unwrap_or_default(),
+            table: 0,
             consent: None,
             consent_basis: None,
-            values: self.store.range(),
-        });
+            values: 0..0,
+        }
+    }
+
+    /// Notes whose consent the event withdraws or gives again.
+    fn note_withdrawal(&mut self, event: u32) {
+        let registry = &self.gate.registry;
+        let Some(declared) = registry.events().get(event as usize) else { return };
+        let Some(withdrawal) = declared.withdrawal else { return };
+        let Some(subject) = registry.attributes().get(withdrawal.subject) else { return };
+        let value = self.store.value_of(subject.column as u32);
+        if let Some(pseudonym) = value.as_ref().and_then(|value| value.text(&self.store.made)) {
+            self.withdrawals.push(StatedWithdrawal {
+                event_name: declared.name.clone(),
+                subject: pseudonym.to_owned(),
+                lifts: withdrawal.lifts,
+            });
+        }
     }
 
     /// Whether the event breaks its contract: a wrong value, or none where one is required.
@@ -394,7 +441,11 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         let least = self.gate.options.rules.stated(candidate.stated.level);
         let raw = self.raw;
         for (place, attribute) in (0..).zip(raw.attributes(&record.attributes)) {
-            let key = self.scratch.keys.get(place as usize).copied().flatten();
+            let (key, role) = self.scratch.keys.get(place as usize).copied().unwrap_or_default();
+            if key.is_none() && role.is_some() {
+                self.settle(attribute, None, AttributeOutcome::Envelope);
+                continue;
+            }
             let action = |key: u32| {
                 actions.get(key as usize).copied().unwrap_or(Action::Undeclared).at_least(least)
             };

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 
 use super::action::{Action, DropReason, Reductions};
 use super::coerce::Coercion;
+use super::consent::{ConsentPolicy, Role};
 use super::rules::{LevelTreatments, Rules};
 use super::{GateOptions, PolicyError};
 use crate::registry::{
@@ -92,6 +93,8 @@ pub(super) struct Policy {
     keys: HashMap<Box<[u8]>, u32, FixedState>,
     /// By key number, the key; a template's is empty, as no attribute has it.
     key_texts: Vec<Box<[u8]>>,
+    /// By key number, what the key means for consent.
+    roles: Vec<Option<Role>>,
     /// By event number.
     event_names: Vec<Box<[u8]>>,
     plans: Vec<EventPlan>,
@@ -107,8 +110,12 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn new(registry: &Registry, options: &GateOptions) -> Result<Self, PolicyError> {
-        let Keys { keys, key_texts, reserved } = Keys::new(registry, options);
+    pub(super) fn new(
+        registry: &Registry,
+        options: &GateOptions,
+        consent: &ConsentPolicy,
+    ) -> Result<Self, PolicyError> {
+        let Keys { keys, key_texts, reserved } = Keys::new(registry, options, consent);
         let mut reductions = Reductions::default();
         let mut actions = Vec::with_capacity(options.tables.len());
         for table in &options.tables {
@@ -126,6 +133,7 @@ impl Policy {
         Ok(Self {
             events: events.collect(),
             event_names: registry.events().iter().map(|event| event.name.as_bytes().into()).collect(),
+            roles: key_texts.iter().map(|key| consent.role(key)).collect(),
             key_texts,
             uid_key: number(UID_KEY),
             level_key: number(&options.level_key),
@@ -165,9 +173,10 @@ impl Policy {
         }
     }
 
-    /// The key of a number; empty for a template's.
-    pub(super) fn key_text(&self, key: u32) -> &[u8] {
-        self.key_texts.get(key as usize).map(|text| &**text).unwrap_or_default()
+    /// What a key means for consent.
+    #[inline]
+    pub(super) fn role(&self, key: u32) -> Option<Role> {
+        self.roles.get(key as usize).copied().flatten()
     }
 
     pub(super) fn attribute(&self, key: u32) -> Option<&AttributePlan> {
@@ -216,7 +225,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(registry: &Registry, options: &GateOptions) -> Self {
+    fn new(registry: &Registry, options: &GateOptions, consent: &ConsentPolicy) -> Self {
         let mut keys: HashMap<Box<[u8]>, u32, FixedState> = HashMap::default();
         for (number, attribute) in (0_u32..).zip(registry.attributes()) {
             // A template's own key stands for the keys below it; by itself it is not an attribute.
@@ -228,9 +237,11 @@ impl Keys {
         let mut reserved = Vec::new();
         let controls = [&options.level_key, &options.category_key].map(|key| (key.as_str(), Action::Control));
         let names = NAME_KEYS.map(|key| (key, Action::EventName));
-        for (key, action) in [(UID_KEY, Action::EventId)].into_iter().chain(controls).chain(names) {
+        let own = [(UID_KEY, Action::EventId)].into_iter().chain(controls).chain(names);
+        let own = own.map(|(key, action)| (key.as_bytes(), action));
+        for (key, action) in own.chain(consent.keys().map(|key| (key, Action::Control))) {
             let number = (declared + reserved.len()) as u32;
-            if let hashbrown::hash_map::Entry::Vacant(vacant) = keys.entry(key.as_bytes().into()) {
+            if let hashbrown::hash_map::Entry::Vacant(vacant) = keys.entry(key.into()) {
                 vacant.insert(number);
                 reserved.push(action);
             }

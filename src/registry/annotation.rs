@@ -5,11 +5,15 @@
 
 use serde_json::{Map, Value};
 
+use super::parse::known_keys;
 use super::problem::Place;
 use super::treatment::TREATMENTS;
 use super::{
     AttributeType, Category, LeakAction, Normalisation, Primitive, PrivacyLevel, Reduction, Treatment, Trust,
 };
+
+/// Longest name of a purpose: rows and reports show it.
+pub const PURPOSE_BYTES_MAX: usize = 64;
 
 const LEVELS: &str = "use public, internal, pseudonymous, personal or sensitive";
 const CATEGORIES: &str = "use product, operational or security";
@@ -32,6 +36,88 @@ pub(super) fn category(esker: &Map<String, Value>, place: &mut Place<'_>) -> Cat
     };
     place.report(problem, CATEGORIES);
     Category::Product
+}
+
+/// What an event says of consent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Consent {
+    /// `purposes`, sorted.
+    pub(super) purposes: Option<Vec<String>>,
+    pub(super) withdrawal: Option<DeclaredWithdrawal>,
+}
+
+/// `withdrawal`, before its subject is looked up.
+#[derive(Debug, Clone)]
+pub(super) struct DeclaredWithdrawal {
+    /// An attribute's key.
+    pub(super) subject: String,
+    pub(super) lifts: bool,
+}
+
+/// `purposes` and `withdrawal` of an event.
+pub(super) fn consent(esker: &Map<String, Value>, place: &mut Place<'_>) -> Consent {
+    let purposes = purposes(esker, place);
+    let Some(withdrawal) = withdrawal(esker, place) else { return Consent { purposes, withdrawal: None } };
+    if purposes.as_ref().is_some_and(|purposes| !purposes.is_empty()) {
+        place.report(
+            "an event with `withdrawal` has `purposes`, so that a withdrawal would need consent to be kept",
+            "take the `purposes` out; such an event needs no consent",
+        );
+    }
+    Consent { purposes: Some(Vec::new()), withdrawal: Some(withdrawal) }
+}
+
+/// True where a purpose may have this name.
+#[must_use]
+pub fn is_purpose(name: &str) -> bool {
+    name.len() <= PURPOSE_BYTES_MAX
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn purposes(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<Vec<String>> {
+    const LIST: &str = "write a list of names of a-z, 0-9 and `_`, e.g. `purposes: [analytics]`, or `[]` for an event \
+                        that needs no consent";
+    let Some(items) = esker.get("purposes")?.as_array() else {
+        place.report("`purposes` is not a list", LIST);
+        return None;
+    };
+    let mut purposes = Vec::with_capacity(items.len());
+    for item in items {
+        match item.as_str().filter(|name| is_purpose(name)) {
+            Some(name) if purposes.iter().any(|known| known == name) => {
+                place.report(format!("names the purpose `{name}` twice"), "name it once");
+            }
+            Some(name) => purposes.push(name.to_owned()),
+            None => place.report("an item of `purposes` is not the name of a purpose", LIST),
+        }
+    }
+    purposes.sort();
+    Some(purposes)
+}
+
+fn withdrawal(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<DeclaredWithdrawal> {
+    const MAPPING: &str = "write e.g. `withdrawal: {subject: user.id}`, with `lifts: true` where consent is given again";
+    let value = esker.get("withdrawal")?;
+    let map = value.as_object();
+    if let Some(map) = map {
+        known_keys(map, &["subject", "lifts"], "in `withdrawal`", place);
+    }
+    let lifts = match map.and_then(|map| map.get("lifts")) {
+        None => Some(false),
+        Some(lifts) => lifts.as_bool(),
+    };
+    match (map.and_then(|map| map.get("subject")).and_then(Value::as_str), lifts) {
+        (Some(subject), Some(lifts)) => Some(DeclaredWithdrawal { subject: subject.to_owned(), lifts }),
+        (None, _) => {
+            place.report("`withdrawal` does not name its `subject`", MAPPING);
+            None
+        }
+        (_, None) => {
+            place.report("`lifts` is neither true nor false", MAPPING);
+            None
+        }
+    }
 }
 
 /// `same_column_as`.

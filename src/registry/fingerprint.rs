@@ -7,7 +7,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Attribute, AttributeColumn, Event, EventAttribute};
+use super::{Attribute, AttributeColumn, Event, EventAttribute, Withdrawal};
 
 /// Counts up when the same description begins to mean something else.
 const DESCRIPTION_VERSION: u32 = 1;
@@ -31,6 +31,13 @@ fn description(attributes: &[Attribute], events: &[Event], columns: &[AttributeC
     }
     for event in events {
         text.push_str(&format!("event {:?} {:?} {:?}\n", event.name, event.category, event.privacy));
+        // Only where they are said, so that a registry without them keeps the version that it had.
+        if let Some(purposes) = &event.purposes {
+            text.push_str(&format!("  purposes {purposes:?}\n"));
+        }
+        if let Some(Withdrawal { subject, lifts }) = event.withdrawal {
+            text.push_str(&format!("  withdrawal {subject} {lifts}\n"));
+        }
         for used in &event.attributes {
             let EventAttribute { attribute, requirement, privacy, treatment } = used;
             text.push_str(&format!("  {attribute} {requirement:?} {privacy:?} {treatment:?}\n"));

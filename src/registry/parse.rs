@@ -65,6 +65,7 @@ pub(super) struct EventDefinition {
     pub(super) category: Category,
     pub(super) privacy: PrivacyLevel,
     pub(super) brief: String,
+    pub(super) consent: annotation::Consent,
     pub(super) uses: Vec<Use>,
 }
 
@@ -274,10 +275,10 @@ fn event(file: &str, item: &Value, number: usize, place: &mut Place<'_>) -> Opti
             "use recommended or opt_in, or leave it out",
         );
     }
-    let (category, privacy) = event_annotations(map, &mut place);
+    let (category, privacy, consent) = event_annotations(map, &mut place);
     let (name, brief) = (name.to_owned(), brief(map, &mut place));
     let uses = uses(map, &mut place);
-    Some(EventDefinition { file: file.to_owned(), name, category, privacy, brief, uses })
+    Some(EventDefinition { file: file.to_owned(), name, category, privacy, brief, consent, uses })
 }
 
 /// An item as a mapping, with its name; without a name nothing can refer to it.
@@ -378,14 +379,18 @@ fn esker<'a>(map: &'a Map<String, Value>, place: &mut Place<'_>) -> Option<&'a M
     esker.as_object()
 }
 
-/// The category and the level of an event.
-fn event_annotations(map: &Map<String, Value>, place: &mut Place<'_>) -> (Category, PrivacyLevel) {
+/// The category and the level of an event, and what it says of consent.
+fn event_annotations(
+    map: &Map<String, Value>,
+    place: &mut Place<'_>,
+) -> (Category, PrivacyLevel, annotation::Consent) {
     let none = Map::new();
     let esker = esker(map, place).unwrap_or(&none);
-    known_keys(esker, &["category", "privacy"], "in `annotations.esker` of an event", place);
+    let known = ["category", "privacy", "purposes", "withdrawal"];
+    known_keys(esker, &known, "in `annotations.esker` of an event", place);
     // What an event's level is not said to be is left to its attributes.
     let level = annotation::level(esker, place).unwrap_or(PrivacyLevel::Public);
-    (annotation::category(esker, place), level)
+    (annotation::category(esker, place), level, annotation::consent(esker, place))
 }
 
 fn brief(map: &Map<String, Value>, place: &mut Place<'_>) -> String {

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::annotation;
+use super::annotation::{self, DeclaredWithdrawal};
 use super::parse::{Declared, Definition, EventDefinition, Group, Refinement, Use};
 use super::problem::{Place, Problem};
 use super::{
-    Attribute, AttributeType, Category, Event, EventAttribute, PrivacyLevel, Requirement, Treatment,
+    Attribute, AttributeType, Category, Event, EventAttribute, PrivacyLevel, Requirement, Treatment, Withdrawal,
 };
 
 /// A table of more columns is one that no engine reads well; far above any catalogue seen.
@@ -25,6 +25,7 @@ pub(super) struct ResolvedEvent {
     category: Category,
     privacy: PrivacyLevel,
     brief: String,
+    consent: annotation::Consent,
     /// By key.
     pub(super) attributes: BTreeMap<String, ResolvedUse>,
 }
@@ -76,6 +77,11 @@ pub(super) fn events(resolved: Vec<ResolvedEvent>, attributes: &[Attribute]) -> 
         category: event.category,
         privacy: event.privacy,
         brief: event.brief,
+        withdrawal: event.consent.withdrawal.and_then(|declared| {
+            let subject = *places.get(declared.subject.as_str())?;
+            Some(Withdrawal { subject, lifts: declared.lifts })
+        }),
+        purposes: event.consent.purposes,
         attributes: event
             .attributes
             .iter()
@@ -164,8 +170,36 @@ fn resolve_event(
         }
         attributes.insert(key.to_owned(), ResolvedUse { requirement, privacy, treatment });
     }
-    let (name, brief) = (event.name.clone(), event.brief.clone());
-    ResolvedEvent { name, category: event.category, privacy: event.privacy, brief, attributes }
+    if let Some(withdrawal) = &event.consent.withdrawal {
+        let template = index
+            .definitions
+            .get(withdrawal.subject.as_str())
+            .is_some_and(|definition| matches!(definition.ty, AttributeType::Template(_)));
+        let used = attributes.get(&withdrawal.subject).filter(|_| !template);
+        check_subject(withdrawal, used, &mut Place::new(&event.file, &event.name, problems));
+    }
+    let (name, brief, consent) = (event.name.clone(), event.brief.clone(), event.consent.clone());
+    ResolvedEvent { name, category: event.category, privacy: event.privacy, brief, consent, attributes }
+}
+
+/// Only a pseudonym that the event itself carries can be held against those of later events.
+fn check_subject(withdrawal: &DeclaredWithdrawal, used: Option<&ResolvedUse>, place: &mut Place<'_>) {
+    let subject = &withdrawal.subject;
+    let Some(used) = used else {
+        place.report(
+            format!("its `withdrawal` is of `{subject}`, which is no attribute of the event with one value"),
+            format!("add `- ref: {subject}` to its attributes, or name one that is there"),
+        );
+        return;
+    };
+    if used.privacy != PrivacyLevel::Pseudonymous
+        || used.treatment.is_some_and(|treatment| treatment != Treatment::Pseudonymise)
+    {
+        place.report(
+            format!("its `withdrawal` is of `{subject}`, which is not stored as a pseudonym in this event"),
+            "make its level pseudonymous here, without another treatment: withdrawals are matched by pseudonym",
+        );
+    }
 }
 
 /// The treatment that the ref names, else the definition.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use super::*;
 
+mod consent;
+
 const HEAD: &str = "file_format: definition/2\n";
 
 fn load(text: &str) -> Result<Registry, RegistryError> {

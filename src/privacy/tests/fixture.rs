@@ -116,6 +116,8 @@ pub(crate) fn registry_of(declared: &[Declared]) -> Arc<Registry> {
         category,
         privacy: PrivacyLevel::Public,
         brief: "An event.".to_owned(),
+        purposes: None,
+        withdrawal: None,
         attributes,
     };
     let all =

@@ -1,0 +1,106 @@
+//! Who withdrew consent: read at the start from the table of withdrawals and from the WAL, then followed, since other
+//! replicas commit to the same table.
+//!
+//! Owns: where the set comes from, and how often it is read again. Does not own: what a withdrawal does (`privacy`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampMicrosecondType;
+use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::columns::Bundle;
+use crate::columns::withdrawals::{EVENT_TIME, LIFTS, SUBJECT};
+use crate::config::Config;
+use crate::config::tables::withdrawals_name;
+use crate::privacy::Withdrawn;
+use crate::table::TableOptions;
+use crate::table::read::{TableReader, TimeRange};
+use crate::wal::{Position, Wal};
+
+/// How often the table is read again: until then, what another replica was told is not known here.
+const FOLLOW_EVERY: Duration = Duration::from_secs(30);
+
+/// A row may be committed this much later than it was received, and is then still found; longer outages are made up for by the
+/// next start.
+const OVERLAP_MICROS: i64 = 48 * 60 * 60 * 1_000_000;
+
+/// The table of withdrawals.
+pub(super) fn table(config: &Config) -> TableOptions {
+    let primary = config.tables.first();
+    TableOptions {
+        warehouse: primary.map(|primary| primary.warehouse.clone()).unwrap_or_default(),
+        name: primary.map(|primary| withdrawals_name(&primary.name)).unwrap_or_default(),
+        retention_days: None,
+    }
+}
+
+/// Fills the set before the first request is taken.
+pub(super) async fn load(
+    options: &TableOptions,
+    wal: &Wal,
+    committed: Position,
+    withdrawn: &Withdrawn,
+) -> anyhow::Result<()> {
+    read_table(options, TimeRange::ALL, withdrawn).await?;
+    for frame in wal.read(committed, Position(u64::MAX)) {
+        let bundle = Bundle::parse(frame?.payload).context("the WAL")?;
+        for section in bundle.sections().iter().filter(|one| one.table() == Some(&options.name)) {
+            add(section.batch().context("the WAL")?.record_batch(), withdrawn);
+        }
+    }
+    if !withdrawn.is_empty() {
+        tracing::info!(subjects = withdrawn.len(), "withdrawals of consent are in force");
+    }
+    Ok(())
+}
+
+/// Reads the table again and again, until `stop`.
+pub(super) async fn follow(
+    options: TableOptions,
+    withdrawn: Arc<Withdrawn>,
+    clock: Arc<dyn crate::clock::Clock>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(FOLLOW_EVERY) => {}
+        }
+        let since = TimeRange::since(clock.now_micros() - OVERLAP_MICROS);
+        if let Err(error) = read_table(&options, since, &withdrawn).await {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the table of withdrawals could not be read; those that other replicas were told are not known yet"
+            );
+        }
+    }
+}
+
+async fn read_table(options: &TableOptions, range: TimeRange, withdrawn: &Withdrawn) -> anyhow::Result<()> {
+    let name = || format!("the table `{}`", options.name);
+    let Some(reader) = TableReader::open(options).await.with_context(name)? else { return Ok(()) };
+    let mut rows = reader.scan(&[SUBJECT, EVENT_TIME, LIFTS], range).await.with_context(name)?;
+    while let Some(batch) = rows.try_next().await.with_context(name)? {
+        add(&batch, withdrawn);
+    }
+    Ok(())
+}
+
+fn add(batch: &RecordBatch, withdrawn: &Withdrawn) {
+    let columns = (
+        batch.column_by_name(SUBJECT).and_then(|column| column.as_string_opt::<i32>()),
+        batch.column_by_name(EVENT_TIME).and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>()),
+        batch.column_by_name(LIFTS).and_then(|column| column.as_boolean_opt()),
+    );
+    let (Some(subjects), Some(times), Some(lifts)) = columns else { return };
+    for ((subject, time), lifts) in subjects.iter().zip(times.iter()).zip(lifts.iter()) {
+        if let (Some(subject), Some(time), Some(lifts)) = (subject, time, lifts) {
+            withdrawn.insert(subject, time, lifts);
+        }
+    }
+}
