@@ -620,6 +620,10 @@ proptest! {
         // Canonical text is a fixed point: what was stored once, sent again, is stored the same.
         for key in ["title", "environment.id", "score", "is_live", "segment.ids", "feature.tags", "change.payload"] {
             let (outcome, Some(shown)) = treated(key, value.clone()) else { continue };
+            if outcome == A::Masked {
+                // One in some hundred numbers of 19 digits has an issuer's prefix and a card's check digit.
+                continue;
+            }
             prop_assert_eq!(outcome, A::Kept);
             let text = shown.split_once(' ').map_or(shown.as_str(), |(kind, rest)| {
                 if ["int", "double", "bool"].contains(&kind) && !["title", "feature.tags", "change.payload"].contains(&key) {

@@ -95,6 +95,7 @@ fn backslash(source: &[u8], at: usize) -> Option<Undone> {
     let escaped = byte(source, code_at);
     let one = |byte| Some(Undone { what: What::Byte(byte), end: code_at + 1 });
     match escaped {
+        b'u' if byte(source, code_at + 1) == b'{' => braced(source, code_at + 2).or_else(|| one(escaped)),
         b'u' | b'U' => match hex(source, code_at + 1, 4) {
             Some(code) => Some(Undone { what: What::Code(code), end: code_at + 5 }),
             None => one(escaped),
@@ -108,6 +109,15 @@ fn backslash(source: &[u8], at: usize) -> Option<Undone> {
         _ if code_at > at + 1 => Some(Undone { what: What::Byte(b'\\'), end: code_at }),
         _ => None,
     }
+}
+
+/// `40}` of `\u{40}`.
+fn braced(source: &[u8], at: usize) -> Option<Undone> {
+    let length =
+        source.get(at..)?.iter().take(7).position(|byte| *byte == b'}').filter(|length| *length > 0)?;
+    // What is beyond is no character that anything is made of, and its UTF-8 could be longer than the escape.
+    let code = hex(source, at, length)?.min(0xfffd);
+    Some(Undone { what: What::Code(code), end: at + length + 1 })
 }
 
 /// `%40`, and `%2540`, which is a `%40` that was escaped again.

@@ -94,6 +94,10 @@ fn card_from(text: &[u8], from: usize, end: usize) -> Option<usize> {
 
 fn is_card(text: &[u8], start: usize, end: usize, must_be_uniform: bool) -> bool {
     let number = text.get(start..end).unwrap_or_default();
+    if !matches!(number.first(), Some(b'2'..=b'6' | b'8' | b'9')) {
+        // No issuer's; nor the times of this century's first third, which are counted from 1970.
+        return false;
+    }
     let mut digits = [0_u8; CARD_DIGITS_MAX];
     let mut length = 0;
     for digit in number.iter().filter(|byte| byte.is_ascii_digit()) {
@@ -125,10 +129,17 @@ fn has_issuer(digits: &[u8]) -> bool {
         13 => two / 10 == 4 || matches!(two, 50 | 56..=69),
         14 => matches!(three, 300..=305 | 309) || matches!(two, 36 | 38 | 39 | 50 | 56..=69),
         15 => matches!(two, 34 | 37 | 50 | 56..=69) || matches!(four, 1800 | 2131),
-        16..=19 => {
+        16 => {
             matches!(two, 35 | 36 | 38 | 39 | 40..=69 | 81 | 82)
                 || matches!(three, 300..=305 | 309)
                 || matches!(four, 2200..=2204 | 2221..=2720 | 9792)
+        }
+        // Only some networks give out more than 16 digits.
+        17..=19 => {
+            matches!(two, 35 | 36 | 38 | 39 | 50 | 56..=69 | 81)
+                || matches!(three, 300..=305 | 309)
+                || matches!(four, 2200..=2204)
+                || digits.len() == 19 && two / 10 == 4
         }
         _ => false,
     }

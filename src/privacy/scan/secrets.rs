@@ -5,7 +5,7 @@
 //!
 //! Some names say it anywhere (`password`, and whatever ends in it), others only as a parameter in a URL (`code`, `key`):
 //! elsewhere they name harmless things. Behind a colon without quotes stands mostly prose, so there only a value with
-//! letters and digits counts.
+//! letters and digits counts. A session's id is no secret: in analytics it is the time at which the session began.
 
 use super::{Found, Span, before, byte, is_masked, mask_length, run_end, run_start};
 use crate::registry::LeakClass;
@@ -46,7 +46,8 @@ const SECRET_NAMES: &[&[u8]] = &[
     b"signature",
     b"credential",
     b"credentials",
-    b"sessionid",
+    b"jsessionid",
+    b"phpsessid",
     b"sessionkey",
     b"jwt",
 ];

@@ -102,6 +102,7 @@ fn cards() {
         ("2223003122003222", "[card]"),
         ("4222222222222", "[card]"),
         ("6304000000000000", "[card]"),
+        ("4000000000000000006", "[card]"),
         ("card_4111111111111111", "card_[card]"),
         ("card4111111111111111", "card[card]"),
         ("4111111111111111USD", "[card]USD"),
@@ -127,6 +128,8 @@ fn cards() {
         "1795383003883013888",
         "20261125061200123",
         "79927398713",
+        // No network with this prefix gives out 19 digits.
+        "-2710005727309122781",
         "0000000000000000",
     ]);
 }
@@ -468,6 +471,7 @@ fn secrets_in_json_and_assignments() {
         "secret://name",
         "password reset requested",
         "password=[secret]",
+        "{\"amplitude.session_id\":\"1710864000000\"}",
         "Authorization: [token]",
     ]);
 }
@@ -490,6 +494,8 @@ fn escapes_are_undone_at_any_depth() {
         (r"\u0034111111111111111", "[card]"),
         (r"\u002b491701234567", "[phone]"),
         (r"bob\x40example.org", "[email]"),
+        (r"bob\u{40}example.org\u{2003}", r"[email]\u{2003}"),
+        (r"\u{a0}bob@example.org", r"\u{a0}[email]"),
         ("bob%40example.org", "[email]"),
         ("bob%252540example.org", "[email]"),
         ("q=bob%40example.org&x=%20", "q=[email]&x=%20"),
