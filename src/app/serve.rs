@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminState};
 use super::status::RunFile;
-use super::{AppError, drift, print, startup, tables, withdrawals};
+use super::withdrawals::{self, Following};
+use super::{AppError, drift, print, startup, tables};
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
 use crate::columns::{Encoder, Layout};
@@ -171,7 +172,7 @@ impl Service {
             clock,
         };
         let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
-        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, (counts, drift), policy_version, following)
+        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, (counts, drift, following), policy_version)
     }
 
     fn spawn(
@@ -180,7 +181,7 @@ impl Service {
         intake: Intake,
         flusher: Flusher,
         wal: Arc<Wal>,
-        (counts, drift): ((Arc<Accounting>, std::path::PathBuf), Arc<DriftStore>),
+        (counts, drift, following): ((Arc<Accounting>, std::path::PathBuf), Arc<DriftStore>, Following),
         policy_version: Arc<str>,
     ) -> Result<Self, AppError> {
         let (stop_listeners, stop_flusher, stop_admin) =
@@ -202,6 +203,7 @@ impl Service {
             policy_version,
             data_dir: config.data_dir.clone(),
         };
+        tokio::spawn(following.run(stop_admin.clone()));
         tokio::spawn(save_counts(counts.clone(), flusher.watch(), stop_admin.clone()));
         let drift = (drift, config.data_dir.clone());
         tokio::spawn(drift::keep(Arc::clone(&drift.0), drift.1.clone(), stop_admin.clone()));

@@ -13,6 +13,7 @@ use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::columns::Bundle;
 use crate::columns::withdrawals::{EVENT_TIME, LIFTS, SUBJECT};
 use crate::config::Config;
@@ -59,24 +60,29 @@ pub(super) async fn load(
     Ok(())
 }
 
-/// Reads the table again and again, until `stop`.
-pub(super) async fn follow(
-    options: TableOptions,
-    withdrawn: Arc<Withdrawn>,
-    clock: Arc<dyn crate::clock::Clock>,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(FOLLOW_EVERY) => {}
-        }
-        let since = TimeRange::since(clock.now_micros() - OVERLAP_MICROS);
-        if let Err(error) = read_table(&options, since, &withdrawn).await {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the table of withdrawals could not be read; those that other replicas were told are not known yet"
-            );
+/// What it takes to read the table again and again.
+#[derive(Debug)]
+pub(super) struct Following {
+    pub(super) table: TableOptions,
+    pub(super) withdrawn: Arc<Withdrawn>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Following {
+    /// Reads the table now and then, until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(FOLLOW_EVERY) => {}
+            }
+            let since = TimeRange::since(self.clock.now_micros() - OVERLAP_MICROS);
+            if let Err(error) = read_table(&self.table, since, &self.withdrawn).await {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the table of withdrawals could not be read; those that other replicas were told are not known yet"
+                );
+            }
         }
     }
 }
