@@ -370,6 +370,9 @@ fn log_recovery(recovery: &Recovery) {
     }
     for place in &recovery.damage {
         let what = match place.kind {
+            DamageKind::Torn if place.is_header() => {
+                "the WAL's newest file has lost its beginning, which no crash alone does; what it held is unknown"
+            }
             DamageKind::Torn => {
                 "an unfinished write at the WAL's end was set aside; nothing proves that it was acknowledged"
             }
