@@ -124,6 +124,7 @@ impl Table {
                         None => {
                             let columns = columns.to_vec();
                             let loaded = Mutex::new(loaded);
+                            catalog.show(&loaded).await;
                             return Ok(Self { catalog, warehouse, clock, ids, columns, loaded });
                         }
                     }
