@@ -180,6 +180,19 @@ def test_explain_of_what_is_no_request_fails(idle, tmp_path):
     assert idle.run("explain", str(tmp_path / "missing.json")).returncode == 1
 
 
+def test_explain_without_a_key_says_that_its_pseudonyms_are_made_up(homes, tmp_path):
+    service = Esker(homes("explain"))
+    file = tmp_path / "request.json"
+    file.write_bytes(otlp.json_export(otlp.json_record("test.order.placed\x1b[2J")))
+    done = service.run("explain", str(file))
+    assert done.returncode == 0 and "thrown away" in done.stdout and "\x1b" not in done.stdout
+    done = service.run("explain", "--format", "json", str(file))
+    assert "thrown away" in done.stderr and json.loads(done.stdout)
+    service.start()
+    assert service.stop() == 0
+    assert "thrown away" not in service.run("explain", str(file)).stdout
+
+
 def test_status_before_while_and_after(esker):
     service = esker(flush={"max_age": "1h"})
     done = service.run("status", "--format", "json")
