@@ -272,6 +272,7 @@ def test_a_key_that_others_may_read_is_refused(esker):
     key.chmod(0o644)
     code, said = service.refused_start()
     assert code in (1, 2)
+    assert "backup" not in said
     assert str(key) in said and "chmod 600" in said and not any(secret in said for secret in key_material(key.read_text()))
 
 
