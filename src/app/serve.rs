@@ -182,10 +182,12 @@ impl Service {
         let limits = limits(config);
         let budget = MemoryBudget::new(config.receive.memory_bytes_max);
         let ready = sockets.ready()?;
-        let run = RunFile { pid: ready.pid, admin: ready.admin };
+        let writer_id = wal.identity().writer_id;
+        let run = RunFile { pid: ready.pid, admin: ready.admin, writer_id };
         super::status::save_run(&config.data_dir, &run)
             .with_context(|| format!("writing to {}", config.data_dir.display()))?;
         let state = AdminState {
+            writer_id,
             accounting: Arc::clone(&counts.0),
             drift: Arc::clone(&drift),
             wal: Arc::clone(&wal),
@@ -256,9 +258,13 @@ impl Service {
             self.stop_listeners.cancel();
             save(&self.counts);
             drift::save(&self.drift.0, &self.drift.1);
+            super::status::remove_run(&self.drift.1);
             return Err(failure.into());
         }
-        self.stop(grace).await
+        let data_dir = self.drift.1.clone();
+        let stopped = self.stop(grace).await;
+        super::status::remove_run(&data_dir);
+        stopped
     }
 
     /// Stop accepting, drain, sync, flush, commit; says which step the grace period cut short.

@@ -224,6 +224,24 @@ def test_status_before_while_and_after(esker):
     assert "30" in service.run("status").stdout
 
 
+def test_status_never_shows_another_processs_counts(esker):
+    """A killed process leaves its address behind, and another service may have got it."""
+    first, second = esker().start(), esker().start()
+    assert first.post(otlp.numbered(range(7))).status == 200
+    first.wait_settled()
+    assert second.post(otlp.numbered(range(30))).status == 200
+    first.kill()
+    run = json.loads((first.data / "run.json").read_text())
+    run["admin"] = second.ready["admin"]
+    (first.data / "run.json").write_text(json.dumps(run))
+    status = json.loads(first.run("status", "--format", "json").stdout)
+    assert status["live"] is None and status["counts_of"] != "running"
+    assert status["table"]["rows"] == 7
+    assert json.loads(second.run("status", "--format", "json").stdout)["counts_of"] == "running"
+    assert second.stop() == 0
+    assert not (second.data / "run.json").exists()
+
+
 def test_drift_is_shown_survives_a_restart_and_names_no_value(esker):
     service = esker().start()
     attributes = {"new.count": 1, "user bob": "bob-value", "test.seq": 1}
