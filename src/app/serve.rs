@@ -125,7 +125,7 @@ impl Service {
         let gate = Gate::new(Arc::clone(&registry), &keyring, startup::gate_options(config))?;
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
-        let destinations = tables::open(config, &registry, &layout, &clock, &ids, writer.id).await?;
+        let destinations = tables::open(config, &registry, &layout, &clock, &ids, &files).await?;
         let sockets = Sockets::bind(config).await?;
         let (wal, recovery) = Wal::open(
             files.witnessed(destinations.furthest()),

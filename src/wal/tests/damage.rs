@@ -73,7 +73,10 @@ async fn a_newest_segment_without_its_header_is_reported_even_if_nothing_is_left
         assert_eq!((place.kind, place.offset, place.bytes), (DamageKind::Torn, 0, left as u64));
         assert!(place.is_header());
         assert_eq!(place.copy.is_some(), left > 0);
-        assert!(recovery.digests.iter().all(|known| known.digest != super::digest_of(10)), "a retry stores it");
+        assert!(
+            recovery.digests.iter().all(|known| known.digest != super::digest_of(10)),
+            "a retry stores it"
+        );
         assert_eq!(read_all(&wal, 0).len(), 9);
     }
 }
