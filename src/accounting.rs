@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::privacy::{AttributeOutcome, EventOutcome, SubjectTally, Tally, Verdict};
 use crate::registry::Registry;
 
+/// Why what was sent again is not stored again.
+const DUPLICATE_REQUEST: &str = "duplicate_request";
+
 /// The counts of one event name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventCounts {
@@ -177,8 +180,14 @@ impl Delta {
         for event in &mut self.events {
             let stored = std::mem::take(&mut event.cleared) + std::mem::take(&mut event.quarantined);
             if stored > 0 {
-                event.dropped.push(("duplicate_request", stored));
+                event.dropped.push((DUPLICATE_REQUEST, stored));
             }
+        }
+        // Nor is any attribute kept, or kept out, a second time.
+        let attributes = std::mem::take(&mut self.attributes);
+        let repeated: u64 = attributes.iter().map(|(_, count)| count).sum();
+        if repeated > 0 {
+            self.attributes.push((DUPLICATE_REQUEST, repeated));
         }
         self
     }
@@ -289,6 +298,15 @@ mod tests {
         assert_eq!((counts.received, counts.committed, counts.quarantined), (37, 12, 3));
         assert_eq!((counts.dropped, counts.rejected, counts.in_flight), (8, 14, 0));
         assert_eq!(counts.rejected_by["wal_full"], 8);
+    }
+
+    #[test]
+    fn the_attributes_of_a_duplicate_are_not_kept_again() {
+        let accounting = Accounting::new();
+        accounting.received(&delta());
+        accounting.received(&delta().into_duplicates());
+        let attributes = accounting.counts().attributes;
+        assert_eq!((attributes["kept"], attributes["duplicate_request"]), (20, 20));
     }
 
     #[test]

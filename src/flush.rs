@@ -160,6 +160,19 @@ impl FlushError {
     }
 }
 
+/// Waits before the next attempt, and tells how long to wait after it. A stop ends a long wait at once: the store may be
+/// healthy again, and only the grace period is left. From then on the waits stay short.
+async fn back_off(retry: Duration, stop: &CancellationToken) -> Duration {
+    if stop.is_cancelled() {
+        tokio::time::sleep(RETRY_FIRST).await;
+        return RETRY_FIRST;
+    }
+    tokio::select! {
+        () = stop.cancelled() => RETRY_FIRST,
+        () = tokio::time::sleep(retry) => (retry * 2).min(RETRY_MAX),
+    }
+}
+
 impl Flusher {
     /// A flusher that goes on where each table stands.
     #[must_use]
@@ -202,8 +215,7 @@ impl Flusher {
                         report.failures += 1;
                         report.trouble = Some(error.to_string());
                     });
-                    tokio::time::sleep(retry).await;
-                    retry = (retry * 2).min(RETRY_MAX);
+                    retry = back_off(retry, &stop).await;
                 }
                 Err(error) => return Err(error),
             }

@@ -98,6 +98,8 @@ impl Table {
     ) -> Result<Self, TableError> {
         let warehouse = Warehouse::open(&options.warehouse)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
+        // Before the first own file, so that a start that fails on a full disk can free what an earlier one left.
+        warehouse.sweep(catalog.table_location()).await;
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await?;
         Self::set_up(Arc::new(catalog), warehouse, options, columns, clock, ids).await
     }
@@ -122,6 +124,7 @@ impl Table {
                     match schema::evolution(&loaded, columns)?.or_else(retention) {
                         Some(change) => catalog.commit(&loaded, &change.requirements, change.updates).await?,
                         None => {
+                            catalog.show(&loaded).await;
                             let columns = columns.to_vec();
                             let loaded = Mutex::new(loaded);
                             return Ok(Self { catalog, warehouse, clock, ids, columns, loaded });

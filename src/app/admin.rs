@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::accounting::{Accounting, Counts};
 use crate::drift::{DriftStore, DriftSummary};
@@ -30,9 +32,15 @@ use super::status::LogStatus;
 /// A service that cannot take a request of this size is not ready.
 const ROOM_BYTES: u64 = 1 << 20;
 
+/// Says whose data directory an answer is about. A port may by now belong to another process than the one that left its
+/// number in a data directory.
+pub(super) const WRITER_HEADER: &str = "esker-writer";
+
 /// What the admin port reads.
 #[derive(Debug, Clone)]
 pub struct AdminState {
+    /// The data directory's writer.
+    pub writer_id: Uuid,
     /// Event counts.
     pub accounting: Arc<Accounting>,
     /// What arrives undeclared.
@@ -77,6 +85,7 @@ pub struct LiveStatus {
 /// # Errors
 /// Where the listener fails.
 pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationToken) -> io::Result<()> {
+    let writer = HeaderValue::try_from(state.writer_id.to_string()).map_err(io::Error::other)?;
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -84,6 +93,10 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationT
         .route("/status", get(async |State(state): State<AdminState>| Json(live(&state))))
         .route("/drift", get(async |State(state): State<AdminState>| Json(state.drift.report())))
         .route("/", get(page))
+        .layer(map_response(move |mut response: Response| {
+            response.headers_mut().insert(WRITER_HEADER, writer.clone());
+            std::future::ready(response)
+        }))
         .with_state(state);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }

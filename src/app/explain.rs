@@ -3,7 +3,7 @@
 //! Owns: reading the file and printing. Does not own: the decisions: the same gate as in `serve` makes them.
 
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,21 +31,30 @@ pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppEr
     let names = NameFallback::new(config.receive.names.clone());
     let raw = RawEvents::decode(&request, &names).map_err(anyhow::Error::from)?;
     let now_micros = SystemClock.now_micros();
-    let gate = Gate::new(registry, &keyring(config, now_micros)?, startup::gate_options(config))?;
+    let (keyring, is_made_up) = keyring(config, now_micros)?;
+    let gate = Gate::new(registry, &keyring, startup::gate_options(config))?;
     let events = explain(&gate, &raw, now_micros);
     let text = match format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&events).map_err(anyhow::Error::from)?),
+        Format::Text if is_made_up => format!("{}{MADE_UP_KEY}\n", text(&events)),
         Format::Text => text(&events),
     };
     print(&text)?;
+    if is_made_up && format == Format::Json {
+        // Beside the answer, which is the events alone.
+        drop(writeln!(std::io::stderr(), "{MADE_UP_KEY}"));
+    }
     Ok(())
 }
 
-/// The configured ring, or a throw-away one before the first start has made it.
-fn keyring(config: &Config, now_micros: i64) -> anyhow::Result<Keyring> {
+const MADE_UP_KEY: &str = "note: there is no key file yet, so the pseudonyms and event ids above were made with a key that \
+                           is thrown away now; what `esker serve` stores will be different";
+
+/// The configured ring, or a throw-away one before the first start has made it; and which of the two.
+fn keyring(config: &Config, now_micros: i64) -> anyhow::Result<(Keyring, bool)> {
     match &config.privacy.key {
-        SecretReference::File(path) if !path.exists() => Ok(Keyring::generate(now_micros)?),
-        _ => startup::keyring(config, false, now_micros),
+        SecretReference::File(path) if !path.exists() => Ok((Keyring::generate(now_micros)?, true)),
+        _ => Ok((startup::keyring(config, false, now_micros)?, false)),
     }
 }
 
@@ -61,15 +70,16 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 fn text(events: &[ExplainedEvent]) -> String {
     let mut text = String::new();
     for event in events {
-        let name = if event.name.is_empty() { "(no name)" } else { &event.name };
+        let name = if event.name.is_empty() { "(no name)" } else { &printable(&event.name) };
         // Writing to a String cannot fail.
         writeln!(text, "{}. {name}: {}", event.ordinal + 1, headline(event)).ok();
         if let Some(envelope) = &event.envelope {
             writeln!(text, "   event_id {}, event_time {}", envelope.event_id, envelope.event_time).ok();
         }
-        let width = event.attributes.iter().map(|attribute| attribute.key.len()).max().unwrap_or(0);
-        for attribute in &event.attributes {
-            writeln!(text, "   {:width$}  {}", attribute.key, fate(attribute)).ok();
+        let lines: Vec<_> = event.attributes.iter().map(|one| (printable(&one.key), fate(one))).collect();
+        let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+        for (key, fate) in &lines {
+            writeln!(text, "   {key:width$}  {}", printable(fate)).ok();
         }
     }
     text
@@ -88,5 +98,44 @@ fn fate(attribute: &ExplainedAttribute) -> String {
     match (&attribute.column, &attribute.stored) {
         (Some(column), Some(stored)) => format!("{level}: {} -> {column} = {stored}", attribute.treatment),
         _ => format!("{level}: {} ({})", attribute.treatment, attribute.reason),
+    }
+}
+
+/// The text with control characters, and those that turn the direction of writing, as escapes: the file's content must not
+/// steer the terminal.
+fn printable(text: &str) -> String {
+    let steers = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if steers(letter) {
+            shown.extend(letter.escape_unicode());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_the_file_steers_the_terminal() {
+        assert_eq!(printable("Grüße, 日本"), "Grüße, 日本");
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\u{a}");
+        assert_eq!(printable("\u{9b}\u{202e}\u{7f}"), "\\u{9b}\\u{202e}\\u{7f}");
+        let event = ExplainedEvent {
+            ordinal: 0,
+            name: "n\u{1b}]0;x\u{7}".to_owned(),
+            verdict: "dropped",
+            reason: "undeclared",
+            envelope: None,
+            attributes: Vec::new(),
+        };
+        assert!(!text(&[event]).contains(['\u{1b}', '\u{7}']));
     }
 }

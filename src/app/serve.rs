@@ -126,7 +126,7 @@ impl Service {
         let gate = Gate::new(Arc::clone(&registry), &keyring, startup::gate_options(config))?;
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
-        let destinations = tables::open(config, &registry, &layout, &clock, &ids, writer.id).await?;
+        let destinations = tables::open(config, &registry, &layout, &clock, &ids, &files).await?;
         let sockets = Sockets::bind(config).await?;
         let committed = destinations.committed();
         let (wal, recovery) = Wal::open(
@@ -190,10 +190,12 @@ impl Service {
         let limits = limits(config);
         let budget = MemoryBudget::new(config.receive.memory_bytes_max);
         let ready = sockets.ready()?;
-        let run = RunFile { pid: ready.pid, admin: ready.admin };
+        let writer_id = wal.identity().writer_id;
+        let run = RunFile { pid: ready.pid, admin: ready.admin, writer_id };
         super::status::save_run(&config.data_dir, &run)
             .with_context(|| format!("writing to {}", config.data_dir.display()))?;
         let state = AdminState {
+            writer_id,
             accounting: Arc::clone(&counts.0),
             drift: Arc::clone(&drift),
             wal: Arc::clone(&wal),
@@ -265,9 +267,13 @@ impl Service {
             self.stop_listeners.cancel();
             save(&self.counts);
             drift::save(&self.drift.0, &self.drift.1);
+            super::status::remove_run(&self.drift.1);
             return Err(failure.into());
         }
-        self.stop(grace).await
+        let data_dir = self.drift.1.clone();
+        let stopped = self.stop(grace).await;
+        super::status::remove_run(&data_dir);
+        stopped
     }
 
     /// Stop accepting, drain, sync, flush, commit; says which step the grace period cut short.
@@ -379,6 +385,9 @@ fn log_recovery(recovery: &Recovery) {
     }
     for place in &recovery.damage {
         let what = match place.kind {
+            DamageKind::Torn if place.is_header() => {
+                "the WAL's newest file has lost its beginning, which no crash alone does; what it held is unknown"
+            }
             DamageKind::Torn => {
                 "an unfinished write at the WAL's end was set aside; nothing proves that it was acknowledged"
             }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::config::quarantine::{BrokenContract, UndeclaredEvents};
 use crate::config::{Config, SecretReference};
 use crate::privacy::{GateOptions, TableRules};
-use crate::secret::{self, Keyring};
+use crate::secret::{self, Keyring, SecretError};
 
 /// The gate's options.
 pub(super) fn gate_options(config: &Config) -> GateOptions {
@@ -49,12 +49,14 @@ pub(super) fn keyring(config: &Config, fresh: bool, now_micros: i64) -> anyhow::
             create_parent(path)?;
             Ok(Keyring::load_or_create(path, now_micros)?)
         }
-        SecretReference::File(path) => Keyring::load(path).with_context(|| {
-            format!(
-                "privacy.key: {} was used with the keys in {}; restore that file from a backup",
-                config.data_dir.display(),
-                path.display()
-            )
+        SecretReference::File(path) => Keyring::load(path).map_err(|error| {
+            // Only a key that is gone needs a backup; every other error says itself what to do.
+            let is_gone = matches!(error, SecretError::Missing { .. });
+            anyhow::Error::new(error).context(if is_gone {
+                format!("privacy.key: {} was used with these keys", config.data_dir.display())
+            } else {
+                "privacy.key".to_owned()
+            })
         }),
     }
 }
@@ -66,5 +68,29 @@ pub(super) fn create_parent(path: &Path) -> anyhow::Result<()> {
             std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn only_a_key_that_is_gone_asks_for_a_backup() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("esker.key");
+        let file = folder.path().join("esker.toml");
+        std::fs::write(&file, "").unwrap();
+        let mut config = Config::load(Some(&file)).unwrap();
+        config.privacy.key = SecretReference::File(path.clone());
+        let said = |config: &Config| format!("{:#}", keyring(config, false, 0).unwrap_err());
+        let gone = said(&config);
+        assert!(gone.contains("backup") && gone.contains("was used with"), "{gone}");
+        Keyring::create(&path, 0).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let open = said(&config);
+        assert!(open.contains("chmod 600") && !open.contains("backup"), "{open}");
     }
 }

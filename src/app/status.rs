@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::admin::{LiveStatus, rfc3339};
+use super::admin::{LiveStatus, WRITER_HEADER, rfc3339};
 use super::tables::{self, NamedStatus};
 use super::{AppError, Format, block_on, drift, print};
 use crate::accounting::Counts;
@@ -32,6 +33,8 @@ pub struct RunFile {
     pub pid: u32,
     /// Its admin address.
     pub admin: SocketAddr,
+    /// The writer of the data directory that it serves from: its answers name it.
+    pub writer_id: Uuid,
 }
 
 /// The WAL's files.
@@ -153,7 +156,10 @@ pub(super) async fn ask<T: serde::de::DeserializeOwned>(data_dir: &Path, path: &
     let run: RunFile = serde_json::from_str(&text).ok()?;
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
     let answer = client.get(format!("http://{}{path}", run.admin)).send().await.ok()?;
-    answer.error_for_status().ok()?.json().await.ok()
+    // A killed process leaves its file behind, and its port may be another's by now.
+    let is_ours =
+        answer.headers().get(WRITER_HEADER).is_some_and(|writer| *writer == *run.writer_id.to_string());
+    answer.error_for_status().ok().filter(|_| is_ours)?.json().await.ok()
 }
 
 fn load_counts(path: &Path) -> anyhow::Result<Option<Counts>> {
@@ -172,6 +178,11 @@ pub(super) fn save_counts(path: &Path, counts: &Counts) -> std::io::Result<()> {
 /// Leaves where this process listens.
 pub(super) fn save_run(data_dir: &Path, run: &RunFile) -> std::io::Result<()> {
     replace(&data_dir.join(RUN_FILE), &serde_json::to_vec(run)?)
+}
+
+/// Takes that back: nothing listens there any more. Where it stays, its reader finds that nobody, or somebody else, answers.
+pub(super) fn remove_run(data_dir: &Path) {
+    drop(std::fs::remove_file(data_dir.join(RUN_FILE)));
 }
 
 /// Replaces a file at once, so that a reader never sees half of it.

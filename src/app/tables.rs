@@ -2,11 +2,11 @@
 //!
 //! Owns: mapping the sections to each table's options, and what a table is called in messages. Does not own: what a table is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::clock::{Clock, Ids};
 use crate::columns::{Layout, TableColumn, quarantine, withdrawals};
@@ -14,7 +14,8 @@ use crate::config::tables::withdrawals_name;
 use crate::config::{Config, TableConfig};
 use crate::flush::{Destination, Destinations, TableKind};
 use crate::registry::Registry;
-use crate::table::{Peek, Table, TableError, TableOptions, TableStatus};
+use crate::table::{Peek, Table, TableError, TableOptions, TableStatus, WalClaim};
+use crate::wal::{OnDamage, Position, WalFiles, WriterIdentity};
 
 /// A table of the configuration, as `esker status` shows it.
 #[derive(Debug, Serialize)]
@@ -65,14 +66,20 @@ fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result
 }
 
 /// Opens every table, or makes it.
+///
+/// # Errors
+/// Where one cannot be used; where the primary does not hold what this data directory has committed: then before anything
+/// was made.
 pub(super) async fn open(
     config: &Config,
     registry: &Registry,
     layout: &Layout,
     clock: &Arc<dyn Clock>,
     ids: &Arc<dyn Ids>,
-    writer_id: Uuid,
+    files: &WalFiles,
 ) -> anyhow::Result<Destinations> {
+    let WriterIdentity { writer_id, epoch } = files.identity();
+    let abandoned = abandoned(config, files).await?;
     let mut opened = Vec::new();
     for Kept { options, kind, columns } in kept(config, registry, layout)? {
         let table = Table::open_or_create(&options, &columns, Arc::clone(clock), Arc::clone(ids)).await;
@@ -81,7 +88,41 @@ pub(super) async fn open(
     }
     let mut opened = opened.into_iter();
     let primary = opened.next().context("the configuration has no table")?;
+    if let Some((from, through)) = abandoned {
+        // From here on the table stands where the data directory does, and the log's next frames follow.
+        let claim = WalClaim { writer_id, epoch, from, through, commit_id: ids.next_id() };
+        primary.table.append(&[], &claim, &BTreeMap::new()).await?;
+        tracing::error!(
+            table = primary.name,
+            from = from.0,
+            through = through.0,
+            "the table does not hold these requests, which this data directory had committed; going on without them, as \
+             wal.on_damage says"
+        );
+    }
     Ok(Destinations::new(primary, opened.collect(), writer_id))
+}
+
+/// The first and the last position that this data directory has committed and the primary does not hold, where the
+/// configuration says to go on without them. Another table may always be behind, so it tells nothing.
+async fn abandoned(config: &Config, files: &WalFiles) -> anyhow::Result<Option<(Position, Position)>> {
+    let released = files.released()?;
+    let primary = config.tables.first().context("the configuration has no table")?;
+    if released == Position(0) {
+        return Ok(None);
+    }
+    let options = TableOptions::from(primary);
+    let found = Table::peek(&options).await.with_context(|| format!("the table `{}`", options.name))?;
+    let held = found.and_then(|table| table.writer_position(files.identity().writer_id));
+    let in_table = held.map_or(Position(0), |(_, position)| position);
+    if in_table >= released {
+        return Ok(None);
+    }
+    if config.wal.on_damage == OnDamage::SetAside {
+        return Ok(Some((in_table.next(), released)));
+    }
+    let TableOptions { name, warehouse, .. } = options;
+    Err(TableError::NotThisTable { name, warehouse, in_table, released }.into())
 }
 
 /// Looks at every table; None for one that does not exist yet. Makes and changes nothing, and needs no registry: a table

@@ -376,6 +376,49 @@ async fn all_tables_share_the_memory_of_one_run() {
     assert_eq!(files, [(1, 1), (0, 2)], "each batch was written before the next was held");
 }
 
+#[tokio::test]
+async fn a_stop_ends_the_wait_after_a_failure_and_flushes() {
+    let home = Home::new();
+    let life = home.start().await;
+    life.receive(&[(PRIMARY, 3)]).await;
+    home.faults[0].down();
+    let (watch, stop) = (life.flusher.watch(), CancellationToken::new());
+    let running = tokio::spawn(life.flusher.run(stop.clone()));
+    // The waits are 0.5, 1 and 2 seconds: the stop comes at the beginning of the third.
+    while watch.report().failures < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    home.faults[0].heal();
+    let stopped = Instant::now();
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    assert!(stopped.elapsed() < Duration::from_millis(1500), "{:?}", stopped.elapsed());
+    assert_eq!(home.rows().await[0], 3);
+}
+
+#[tokio::test]
+async fn a_stop_while_the_store_is_away_tries_again_and_again() {
+    let home = Home::new();
+    let life = home.start().await;
+    life.receive(&[(PRIMARY, 3)]).await;
+    home.faults[0].down();
+    let (watch, stop) = (life.flusher.watch(), CancellationToken::new());
+    stop.cancel();
+    let running = tokio::spawn(life.flusher.run(stop));
+    let started = Instant::now();
+    while watch.report().failures < 4 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(
+        started.elapsed() < Duration::from_millis(3000),
+        "the waits did not stay short: {:?}",
+        started.elapsed()
+    );
+    home.faults[0].heal();
+    running.await.unwrap().unwrap();
+    assert_eq!(home.rows().await[0], 3);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Receive(Vec<(usize, usize)>),

@@ -64,11 +64,29 @@ impl Writer {
         let reason = self.fault.unwrap_or(match error.classify() {
             Category::Eof => "the JSON ends too early",
             Category::Data => "a value has the wrong JSON type",
-            Category::Syntax | Category::Io => "this is not JSON, or it is nested more than 128 levels deep",
+            Category::Syntax | Category::Io => syntax_fault(error),
         });
         JsonError { reason, line: error.line(), column: error.column() }
     }
 }
+
+/// What is wrong with the syntax. serde tells it by its text only, which for this kind of error quotes nothing.
+fn syntax_fault(error: &serde_json::Error) -> &'static str {
+    let text = error.to_string();
+    let known = [
+        ("recursion limit exceeded", "this is nested more than 128 levels deep"),
+        ("number out of range", "a number is beyond the range of a 64-bit float"),
+        ("lone leading surrogate in hex escape", HALF_A_PAIR),
+        ("unexpected end of hex escape", HALF_A_PAIR),
+        ("invalid unicode code point", "a string is not valid UTF-8"),
+        ("invalid escape", "a string has an escape that JSON does not know"),
+        ("control character", "a string has a control character that is not escaped"),
+    ];
+    let found = known.iter().find(|(start, _)| text.starts_with(start));
+    found.map_or("this is not JSON", |(_, reason)| reason)
+}
+
+const HALF_A_PAIR: &str = "a string has half of a surrogate pair where text is needed";
 
 /// Reads a JSON object as a message's fields.
 struct MessageSeed<'w> {
@@ -163,9 +181,9 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         match self.field.kind {
             Kind::Message(shape) => message(self.writer, number, shape, deserializer),
             Kind::Repeated(_) => deserializer.deserialize_seq(ElementsVisitor(self)),
-            // As bytes, because JavaScript can send half a surrogate pair: that is one bad string, no bad request.
-            Kind::Text => deserializer.deserialize_bytes(TextVisitor(self)),
-            Kind::Hex | Kind::Base64 => deserializer.deserialize_str(TextVisitor(self)),
+            // As bytes, because JavaScript can send half a surrogate pair: that is one bad string, no bad request; and in an
+            // id it is no hexadecimal digit.
+            Kind::Text | Kind::Hex | Kind::Base64 => deserializer.deserialize_bytes(TextVisitor(self)),
             _ => deserializer.deserialize_any(ScalarVisitor(self)),
         }
     }

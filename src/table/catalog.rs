@@ -44,6 +44,10 @@ pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
     /// The newest metadata; None where there is no table.
     async fn load(&self) -> Result<Option<Loaded>, TableError>;
 
+    /// Makes sure that readers who do not ask this catalog, but follow what it leaves for them, find `loaded`. Best effort:
+    /// what fails is logged, and made good by the next call.
+    async fn show(&self, loaded: &Loaded);
+
     /// Makes the table, if there is none.
     async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError>;
 

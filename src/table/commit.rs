@@ -101,6 +101,7 @@ impl Table {
         for attempts in 0..=ATTEMPTS_MAX {
             let base = self.reload().await?;
             if standing(&base.metadata, claim)? == Standing::Committed {
+                self.catalog.show(&base).await;
                 return Ok(Appended { metadata_version: base.version, attempts });
             }
             // The attempt before is proven absent, so its manifests are nobody's.

@@ -2,6 +2,12 @@
 //!
 //! Owns: one error for the module, and which of them pass with time. Does not own: retrying.
 
+use crate::wal::Position;
+
+fn held(in_table: Position) -> String {
+    if in_table == Position(0) { "none of them".to_owned() } else { format!("them only up to {in_table}") }
+}
+
 /// Why the table could not be used. Holds names, positions and causes, never rows.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
@@ -72,6 +78,25 @@ pub enum TableError {
         /// The first position of the span.
         from: u64,
     },
+    /// The data directory has committed more than the table holds.
+    #[error(
+        "this data directory has committed its requests up to number {released}, and the table {name} in {warehouse} holds \
+         {}: did table.name, table.warehouse or what the warehouse holds change? Nothing was changed now. Point back to the \
+         table that holds them; or give this configuration a new data_dir, and commit what still waits in this one to its own \
+         table; or, where those rows are gone for good, start with wal.on_damage = \"set_aside\", which goes on after number \
+         {released} without them",
+        held(*in_table)
+    )]
+    NotThisTable {
+        /// `namespace.table`.
+        name: String,
+        /// Where it was looked for.
+        warehouse: String,
+        /// What the table holds of this data directory.
+        in_table: Position,
+        /// What the data directory has committed.
+        released: Position,
+    },
     /// Other writers were quicker, again and again.
     #[error("the commit lost against other writers {attempts} times in a row; it will be tried again")]
     Contended {
@@ -98,6 +123,7 @@ impl TableError {
             | Self::ColumnType { .. }
             | Self::Fenced { .. }
             | Self::Gap { .. }
+            | Self::NotThisTable { .. }
             | Self::Gone { .. } => false,
         }
     }

@@ -1,16 +1,20 @@
 //! A local folder as an object store whose puts are durable: `object_store`'s own does not sync.
 //!
-//! Owns: stage, fsync, then link (create) or rename (overwrite), then fsync of the folders. Does not own: reading and
-//! listing, which `object_store` does.
+//! Owns: stage, fsync, then link (create) or rename (overwrite), then fsync of the folders; removing what killed processes
+//! left staged. Does not own: reading and listing, which `object_store` does.
+//!
+//! A staged file is locked while its process lives: so whoever gets the lock knows that nobody will ever publish it, wherever
+//! that process ran. Process ids would not tell: two containers that share a warehouse may both be number 7.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,6 +28,12 @@ use object_store::{
 
 /// Numbers staged files, so that two never share a name in one process.
 static STAGED: AtomicU64 = AtomicU64::new(0);
+/// The digits of such a number, at least; the process id stands before them.
+const NUMBER_DIGITS: usize = 6;
+
+/// How the names of probes begin.
+pub(super) const PROBE_PREFIX: &str = ".probe-";
+const PROBE_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// The folder `root` as an object store.
 #[derive(Debug)]
@@ -66,13 +76,21 @@ impl Target {
     fn stage(&self) -> io::Result<(PathBuf, File)> {
         let folder = self.path.parent().unwrap_or(&self.root);
         self.make_folders(folder)?;
-        // Names that end in `#` and digits are the local store's own staged files: it never lists them.
-        let number = STAGED.fetch_add(1, Ordering::Relaxed);
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(format!("#{}{number:06}", std::process::id()));
-        let staged = PathBuf::from(name);
-        let file = File::create(&staged)?;
-        Ok((staged, file))
+        loop {
+            // Names that end in `#` and digits are the local store's own staged files: it never lists them.
+            let number = STAGED.fetch_add(1, Ordering::Relaxed);
+            let mut name = self.path.as_os_str().to_owned();
+            name.push(format!("#{}{number:0NUMBER_DIGITS$}", std::process::id()));
+            let staged = PathBuf::from(name);
+            match File::options().write(true).create_new(true).open(&staged) {
+                Ok(file) if hold(&file)? => return Ok((staged, file)),
+                // It was swept between these two lines.
+                Ok(_) => {}
+                // Another container's process with this number, or what one has left.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Makes `folder` and syncs each folder that got a new entry.
@@ -113,6 +131,52 @@ impl Target {
         }
         outcome
     }
+}
+
+/// Locks a new staged file; false where a sweep had it first.
+fn hold(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(file.metadata()?.nlink() > 0),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        // Where a file system has no locks, nothing is ever swept.
+        Err(TryLockError::Error(_)) => Ok(true),
+    }
+}
+
+/// Removes what killed processes left behind in `folder` and below: staged files that nobody holds, and old probes. Tells how
+/// many. Best effort: what cannot be read or removed stays.
+pub(super) fn sweep(folder: &FilePath) -> usize {
+    let (mut swept, mut folders) = (0, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(folder) else { continue };
+        for entry in entries.flatten() {
+            let (kind, name) = (entry.file_type(), entry.file_name());
+            let name = name.to_string_lossy();
+            if kind.is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            } else if (is_staged(&name) && is_abandoned(&entry.path()))
+                || (name.starts_with(PROBE_PREFIX) && is_old(&entry))
+            {
+                swept += usize::from(fs::remove_file(entry.path()).is_ok());
+            }
+        }
+    }
+    swept
+}
+
+fn is_staged(name: &str) -> bool {
+    let number = name.rsplit_once('#').map_or("", |(_, number)| number);
+    number.len() > NUMBER_DIGITS && number.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+fn is_abandoned(staged: &FilePath) -> bool {
+    File::open(staged).is_ok_and(|file| file.try_lock().is_ok())
+}
+
+/// A probe is not locked and lives for some milliseconds: a start that is just at it must not lose it.
+fn is_old(probe: &fs::DirEntry) -> bool {
+    let age = probe.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+    matches!(age, Ok(Ok(age)) if age >= PROBE_AGE_MAX)
 }
 
 /// Runs blocking file work off the runtime's threads.
@@ -273,5 +337,45 @@ mod tests {
         parts.finish().await.unwrap();
         assert_eq!(store.get(&key).await.unwrap().bytes().await.unwrap(), "longer than a part");
         assert_eq!(files(folder.path()), ["hint"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_left_is_swept_and_what_lives_is_not() {
+        let (folder, store) = store();
+        let deep = folder.path().join("product/events/data/event_time_day=2026-01-01");
+        fs::create_dir_all(&deep).unwrap();
+        let old = std::time::SystemTime::UNIX_EPOCH;
+        for name in ["x.parquet#71000000", ".probe-old"] {
+            fs::write(deep.join(name), "left").unwrap();
+        }
+        File::options().write(true).open(deep.join(".probe-old")).unwrap().set_modified(old).unwrap();
+        let kept = ["a#1", "a#b1234567", "x.parquet", ".probe-now"];
+        for name in kept {
+            fs::write(deep.join(name), "whole").unwrap();
+        }
+        let key = Path::from("product/events/data/event_time_day=2026-01-01/y.parquet");
+        let mut upload = store.put_multipart(&key).await.unwrap();
+        upload.put_part("one".into()).await.unwrap();
+        assert_eq!(sweep(folder.path()), 2);
+        upload.complete().await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap().bytes().await.unwrap(), "one", "it was being written");
+        let mut expected = [&kept[..], &["y.parquet"]].concat();
+        expected.sort_unstable();
+        assert_eq!(files(&deep), expected);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_another_container_uses_is_passed_over() {
+        let (folder, store) = store();
+        let next = STAGED.load(Ordering::Relaxed);
+        for number in next..next + 50 {
+            let name = format!("v1.json#{}{number:06}", std::process::id());
+            fs::write(folder.path().join(name), "theirs").unwrap();
+        }
+        store.put(&Path::from("v1.json"), "ours".into()).await.unwrap();
+        for number in next..next + 50 {
+            let name = format!("v1.json#{}{number:06}", std::process::id());
+            assert_eq!(fs::read(folder.path().join(name)).unwrap(), b"theirs");
+        }
     }
 }

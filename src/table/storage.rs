@@ -21,7 +21,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 use serde::{Deserialize, Serialize};
 
 use super::error::TableError;
-use super::local::SyncedLocal;
+use super::local::{self, SyncedLocal};
 
 /// An opened warehouse.
 #[derive(Debug, Clone)]
@@ -65,6 +65,18 @@ impl Warehouse {
         FileIOBuilder::new(Arc::new(storage)).build()
     }
 
+    /// Removes what killed processes left behind in a folder, given by its location. Only a local store has such things.
+    pub(super) async fn sweep(&self, location: &str) {
+        let Some(folder) = location.strip_prefix("file://").map(PathBuf::from) else { return };
+        let sweep = tokio::task::spawn_blocking(move || local::sweep(&folder));
+        match sweep.await {
+            Ok(swept) if swept > 0 => {
+                tracing::info!(swept, location, "removed unfinished files that killed processes left behind");
+            }
+            _ => {}
+        }
+    }
+
     /// The key of a location inside the warehouse.
     fn key(&self, location: &str) -> Result<Path> {
         let outside = || {
@@ -79,7 +91,7 @@ impl Warehouse {
 
     /// Finds out whether the store honours a conditional create, on which every commit rests.
     pub(super) async fn probe(&self, folder: &Path, name: &str) -> std::result::Result<(), TableError> {
-        let key = folder.clone().join(format!(".probe-{name}"));
+        let key = folder.clone().join(format!("{}{name}", local::PROBE_PREFIX));
         let create =
             || self.store.put_opts(&key, Bytes::from_static(b"probe").into(), PutMode::Create.into());
         create().await?;

@@ -305,6 +305,53 @@ async fn the_hint_may_be_missing_wrong_or_behind() {
     assert_eq!(status(folder.path()).await.metadata_version, 4);
 }
 
+fn hint_file(folder: &std::path::Path) -> std::path::PathBuf {
+    folder.join("warehouse/product/events/metadata/version-hint.text")
+}
+
+#[tokio::test]
+async fn a_start_puts_the_hint_right_that_a_crash_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = open(folder.path(), &columns()).await.unwrap();
+    append(&table, &[20_000], &claim(RandomIds.next_id(), 1, 1, 1)).await.unwrap();
+    let hint = hint_file(folder.path());
+    for text in [Some("1"), Some("99"), Some("not a number"), None] {
+        match text {
+            Some(text) => std::fs::write(&hint, text).unwrap(),
+            None => std::fs::remove_file(&hint).unwrap(),
+        }
+        open(folder.path(), &columns()).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&hint).unwrap(), "2", "the hint was {text:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hint_never_goes_back_behind_another_writers_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = open(folder.path(), &columns()).await.unwrap();
+    let stale = table.loaded();
+    append(&table, &[20_000], &claim(RandomIds.next_id(), 1, 1, 1)).await.unwrap();
+    table.catalog.show(&stale).await;
+    assert_eq!(std::fs::read_to_string(hint_file(folder.path())).unwrap(), "2");
+}
+
+#[tokio::test]
+async fn a_commit_that_was_found_by_reading_is_shown_by_the_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = open(folder.path(), &columns()).await.unwrap();
+    // The commit happens, its writer is told nothing, and the hint stays where it was.
+    let catalog = Liar { hides: Some(hint_file(folder.path())), ..Liar::new(&table, 1, true) };
+    table.catalog = Arc::new(catalog);
+    let claim = claim(RandomIds.next_id(), 1, 1, 1);
+    let files = files(&table, &[20_000]).await;
+    table.append(&files, &claim, &BTreeMap::new()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(hint_file(folder.path())).unwrap(), "2");
+    // The same where a start finds that the claim of the one before is in the table.
+    std::fs::write(hint_file(folder.path()), "1").unwrap();
+    table.append(&files, &claim, &BTreeMap::new()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(hint_file(folder.path())).unwrap(), "2");
+}
+
 /// A catalog whose commits end as scripted, whatever they do.
 #[derive(Debug)]
 struct Liar {
@@ -312,6 +359,14 @@ struct Liar {
     lies: AtomicU32,
     /// True: the commit happens. False: it does not.
     happens: bool,
+    /// The hint, where a lie leaves it as it was before the commit.
+    hides: Option<std::path::PathBuf>,
+}
+
+impl Liar {
+    fn new(table: &Table, lies: u32, happens: bool) -> Self {
+        Self { inner: Arc::clone(&table.catalog), lies: AtomicU32::new(lies), happens, hides: None }
+    }
 }
 
 #[async_trait]
@@ -322,6 +377,10 @@ impl Catalog for Liar {
 
     async fn load(&self) -> Result<Option<Loaded>, TableError> {
         self.inner.load().await
+    }
+
+    async fn show(&self, loaded: &Loaded) {
+        self.inner.show(loaded).await;
     }
 
     async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError> {
@@ -340,7 +399,11 @@ impl Catalog for Liar {
         }
         self.lies.store(lies - 1, Ordering::SeqCst);
         if self.happens {
+            let before = self.hides.as_ref().map(|hint| (hint, std::fs::read(hint).unwrap()));
             drop(self.inner.commit(base, requirements, updates).await?);
+            if let Some((hint, text)) = before {
+                std::fs::write(hint, text).unwrap();
+            }
         }
         Ok(CommitOutcome::Unknown(TableError::Contended { attempts: 0 }))
     }
@@ -349,7 +412,7 @@ impl Catalog for Liar {
 async fn append_through_a_liar(lies: u32, happens: bool) -> (Result<Appended, TableError>, TableStatus) {
     let folder = tempfile::tempdir().unwrap();
     let mut table = open(folder.path(), &columns()).await.unwrap();
-    table.catalog = Arc::new(Liar { inner: Arc::clone(&table.catalog), lies: AtomicU32::new(lies), happens });
+    table.catalog = Arc::new(Liar::new(&table, lies, happens));
     let outcome = append(&table, &[20_000], &claim(RandomIds.next_id(), 1, 1, 1)).await;
     (outcome, status(folder.path()).await)
 }
@@ -373,8 +436,7 @@ async fn a_commit_that_never_succeeds_is_given_back_as_retryable_and_keeps_its_d
     let folder = tempfile::tempdir().unwrap();
     let mut table = open(folder.path(), &columns()).await.unwrap();
     let honest = Arc::clone(&table.catalog);
-    table.catalog =
-        Arc::new(Liar { inner: Arc::clone(&honest), lies: AtomicU32::new(u32::MAX), happens: false });
+    table.catalog = Arc::new(Liar::new(&table, u32::MAX, false));
     let claim = claim(RandomIds.next_id(), 1, 1, 1);
     let files = files(&table, &[20_000]).await;
     let error = table.append(&files, &claim, &BTreeMap::new()).await.unwrap_err();

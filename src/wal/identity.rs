@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Position;
+use super::digests;
 use super::disk::{self, FileSystem};
 use super::error::WalError;
 use super::frame::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -70,6 +71,17 @@ impl WalFiles {
     #[must_use]
     pub fn witnessed(self, position: Position) -> Self {
         Self { witnessed: position, ..self }
+    }
+
+    /// The last position that this data directory knows to have been in every table: 0 if it knows of none. It is what the
+    /// digests of removed frames say; frames that are still here can be committed again and prove nothing.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn released(&self) -> Result<Position, WalError> {
+        let digests = digests::load(&self.directory, Position(u64::MAX));
+        let digests = digests.map_err(WalError::io("read the digests in", &self.directory))?;
+        Ok(digests.iter().map(|entry| entry.position).max().unwrap_or_default())
     }
 
     /// Who writes this log.

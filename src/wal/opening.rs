@@ -85,6 +85,13 @@ pub struct DamagedPlace {
 }
 
 impl DamagedPlace {
+    /// Whether it is the segment's own header, which is synced before the file gets its name: no crash alone does that, and
+    /// what the segment held is unknown.
+    #[must_use]
+    pub fn is_header(&self) -> bool {
+        self.offset == 0
+    }
+
     /// How many positions are missing because of it, if that is known; else 0.
     #[must_use]
     pub fn frames_lost(&self) -> u64 {
@@ -175,6 +182,11 @@ fn warn(recovery: &Recovery) {
         let frames = recovery.frames_lost(kind);
         let copy = first.copy.as_ref().map(|copy| copy.display().to_string()).unwrap_or_default();
         match kind {
+            DamageKind::Torn if first.is_header() => tracing::error!(
+                %file, offset, bytes, copy,
+                "the newest segment of the log has lost its beginning, which no crash alone does: requests that were \
+                 acknowledged last may be lost; check the disk"
+            ),
             DamageKind::Torn => tracing::warn!(
                 %file, offset, bytes, copy,
                 "the last write to the log was not finished: its bytes were set aside; nothing shows that they were acknowledged"

@@ -328,6 +328,25 @@ async fn digests_outlive_their_released_frames_and_restarts() {
 }
 
 #[tokio::test]
+async fn the_log_knows_what_it_has_released() {
+    let directory = TempDir::new().unwrap();
+    let released = || WalFiles::lock(directory.path(), &OneId).unwrap().released().unwrap();
+    assert_eq!(released(), Position(0));
+    let (wal, _) = open(directory.path(), 0);
+    append_all(&wal, 1..=10).await;
+    wal.close().await.unwrap();
+    assert_eq!(released(), Position(0), "what is still here can be committed again");
+    let (wal, _) = open(directory.path(), 0);
+    wal.release(Position(8)).await.unwrap();
+    wal.close().await.unwrap();
+    assert!((6..=8).contains(&released().0), "whole segments: {}", released());
+    let (wal, _) = open(directory.path(), 8);
+    wal.release(Position(10)).await.unwrap();
+    wal.close().await.unwrap();
+    assert_eq!(released(), Position(10));
+}
+
+#[tokio::test]
 async fn what_a_kill_leaves_at_any_moment_holds_every_acknowledged_frame() {
     let directory = TempDir::new().unwrap();
     let (wal, _) = open(directory.path(), 0);

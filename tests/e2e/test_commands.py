@@ -180,6 +180,19 @@ def test_explain_of_what_is_no_request_fails(idle, tmp_path):
     assert idle.run("explain", str(tmp_path / "missing.json")).returncode == 1
 
 
+def test_explain_without_a_key_says_that_its_pseudonyms_are_made_up(homes, tmp_path):
+    service = Esker(homes("explain"))
+    file = tmp_path / "request.json"
+    file.write_bytes(otlp.json_export(otlp.json_record("test.order.placed\x1b[2J")))
+    done = service.run("explain", str(file))
+    assert done.returncode == 0 and "thrown away" in done.stdout and "\x1b" not in done.stdout
+    done = service.run("explain", "--format", "json", str(file))
+    assert "thrown away" in done.stderr and json.loads(done.stdout)
+    service.start()
+    assert service.stop() == 0
+    assert "thrown away" not in service.run("explain", str(file)).stdout
+
+
 def test_status_before_while_and_after(esker):
     service = esker(flush={"max_age": "1h"})
     done = service.run("status", "--format", "json")
@@ -209,6 +222,24 @@ def test_status_before_while_and_after(esker):
     assert status["tables"] == [{"name": "product.events", "status": table}]
     assert status["wal"]["backlog_frames"] == 0
     assert "30" in service.run("status").stdout
+
+
+def test_status_never_shows_another_processs_counts(esker):
+    """A killed process leaves its address behind, and another service may have got it."""
+    first, second = esker().start(), esker().start()
+    assert first.post(otlp.numbered(range(7))).status == 200
+    first.wait_settled()
+    assert second.post(otlp.numbered(range(30))).status == 200
+    first.kill()
+    run = json.loads((first.data / "run.json").read_text())
+    run["admin"] = second.ready["admin"]
+    (first.data / "run.json").write_text(json.dumps(run))
+    status = json.loads(first.run("status", "--format", "json").stdout)
+    assert status["live"] is None and status["counts_of"] != "running"
+    assert status["table"]["rows"] == 7
+    assert json.loads(second.run("status", "--format", "json").stdout)["counts_of"] == "running"
+    assert second.stop() == 0
+    assert not (second.data / "run.json").exists()
 
 
 def test_drift_is_shown_survives_a_restart_and_names_no_value(esker):

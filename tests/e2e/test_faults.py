@@ -272,6 +272,7 @@ def test_a_key_that_others_may_read_is_refused(esker):
     key.chmod(0o644)
     code, said = service.refused_start()
     assert code in (1, 2)
+    assert "backup" not in said
     assert str(key) in said and "chmod 600" in said and not any(secret in said for secret in key_material(key.read_text()))
 
 
@@ -420,6 +421,10 @@ def test_the_version_hint_is_only_a_hint(esker, hint):
     else:
         path.write_text(hint)
     service.start()
+    # Before anything is sent: readers go by the hint, so the start itself puts it right.
+    newest = max(int(name.name[1:].split(".")[0]) for name in path.parent.glob("v*.metadata.json"))
+    assert path.read_text() == str(newest)
+    assert stored(service) == once(range(60))
     assert deliver(service, 1000) == 200
     assert service.stop() == 0
     assert stored(service) == once([*range(60), *range(1000, 1020)])
@@ -442,3 +447,79 @@ def test_one_table_two_writers(homes):
             service.kill()
     table = warehouse / "product" / "events"
     assert dict(lake.query(table, "SELECT test_seq, count(*) FROM events GROUP BY ALL")) == once(range(800))
+
+
+# --- A table that is not the one of this data directory
+
+
+@pytest.fixture
+def committed(esker):
+    """A service that has committed and stopped, and then committed nothing of what came last."""
+    service = esker(flush={"max_age": "200ms"}).start()
+    assert deliver(service, 0) == 200
+    service.wait_settled()
+    assert service.stop() == 0
+    return service
+
+
+def refused_as_another_table(service: Esker, *said: str):
+    code, log = service.refused_start()
+    assert code == 1
+    for text in ("table.name, table.warehouse", "new data_dir", 'wal.on_damage = \\"set_aside\\"', *said):
+        assert text in log or text.replace("\\", "") in log, log[-2000:]
+    assert "is damaged" not in log
+
+
+def test_another_table_name_is_told_and_makes_nothing(committed):
+    committed.sections["table"] = {"name": "product.others"}
+    committed.write_config()
+    refused_as_another_table(committed, "product.others", "none of them")
+    assert not (committed.warehouse / "product" / "others").exists()
+    del committed.sections["table"]
+    committed.write_config()
+    committed.start()
+    assert deliver(committed, 100) == 200
+    assert committed.stop() == 0
+    assert stored(committed) == once([*range(20), *range(100, 120)])
+
+
+def test_a_table_that_is_gone_is_told_and_can_be_given_up(committed):
+    shutil.rmtree(committed.warehouse)
+    refused_as_another_table(committed, "none of them")
+    assert not committed.warehouse.exists()
+    committed.sections["wal"] = {"on_damage": "set_aside"}
+    committed.write_config()
+    committed.start()
+    assert "going on without them" in committed.log()
+    assert deliver(committed, 100) == 200
+    assert committed.stop() == 0
+    assert stored(committed) == once(range(100, 120))
+    del committed.sections["wal"]
+    committed.write_config()
+    committed.start()
+    assert deliver(committed, 200) == 200
+    assert committed.stop() == 0
+    assert stored(committed) == once([*range(100, 120), *range(200, 220)])
+
+
+def test_a_table_that_was_rolled_back_is_told(committed):
+    copy = committed.home / "copy"
+    shutil.copytree(committed.warehouse, copy)
+    committed.start()
+    assert deliver(committed, 100) == 200
+    assert committed.stop() == 0
+    shutil.rmtree(committed.warehouse)
+    copy.rename(committed.warehouse)
+    refused_as_another_table(committed, "only up to")
+
+
+def test_what_a_killed_process_left_staged_is_removed(committed):
+    folder = committed.table / "data"
+    left = [committed.table / "metadata" / "v9.metadata.json#71000000", folder / "x.parquet#123000001"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    committed.start()
+    assert not any(path.exists() for path in left)
+    assert committed.stop() == 0
+    assert stored(committed) == once(range(20))

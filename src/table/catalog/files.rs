@@ -2,7 +2,8 @@
 //! `metadata/version-hint.text` says about where the newest is.
 //!
 //! The hint is written after the commit, by whoever gets there: it may be missing, late, or go backwards. So loading
-//! starts at the hint and probes forward; without a usable hint it lists. A writer that slept can only create a version
+//! starts at the hint and probes forward; without a usable hint it lists. Readers go by the hint alone: so whoever opens
+//! the table, or finds its commit in it, puts the hint right. A writer that slept can only create a version
 //! that nobody had created, and whether that counts is decided by what a later load shows.
 //!
 //! Owns: names and order of metadata files. Does not own: what is in them.
@@ -137,7 +138,7 @@ impl FilesCatalog {
         let key = self.metadata_folder.clone().join(HINT);
         // No newline: DuckDB takes the text as it is.
         if let Err(error) = self.store.put(&key, version.to_string().into()).await {
-            tracing::warn!(%error, version, "version-hint.text was not written; the next commit writes it");
+            tracing::warn!(%error, version, "version-hint.text was not written; the next commit, or the next start, writes it");
         }
     }
 }
@@ -152,6 +153,20 @@ impl Catalog for FilesCatalog {
         match self.newest_version().await? {
             Some(version) => self.read(version).await,
             None => Ok(None),
+        }
+    }
+
+    /// Writes the hint where a crash, or an answer that was lost, left it behind: readers that go by it would not see what
+    /// was committed until the next commit.
+    async fn show(&self, loaded: &Loaded) {
+        match self.hint().await {
+            Ok(Some(hint)) if hint == loaded.version => {}
+            // Another writer was quicker. A hint to nothing is no hint.
+            Ok(Some(hint)) if hint > loaded.version && matches!(self.exists(hint).await, Ok(true)) => {}
+            Ok(_) => self.write_hint(loaded.version).await,
+            Err(error) => {
+                tracing::warn!(%error, version = loaded.version, "version-hint.text could not be read");
+            }
         }
     }
 

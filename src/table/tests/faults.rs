@@ -59,6 +59,10 @@ impl Catalog for Faulty {
         self.inner.load().await
     }
 
+    async fn show(&self, loaded: &Loaded) {
+        self.inner.show(loaded).await;
+    }
+
     async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError> {
         self.inner.create(metadata).await
     }

@@ -60,6 +60,28 @@ async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
 }
 
 #[tokio::test]
+async fn a_newest_segment_without_its_header_is_reported_even_if_nothing_is_left_of_it() {
+    for left in [0, 10, 64] {
+        let directory = ten_frames().await;
+        let last = segment_files(directory.path()).remove(3);
+        change(&last, |bytes| {
+            bytes.truncate(left);
+            bytes.fill(0);
+        });
+        let (wal, recovery) = open(directory.path(), 0);
+        let [place] = recovery.damage.as_slice() else { panic!("{:?}", recovery.damage) };
+        assert_eq!((place.kind, place.offset, place.bytes), (DamageKind::Torn, 0, left as u64));
+        assert!(place.is_header());
+        assert_eq!(place.copy.is_some(), left > 0);
+        assert!(
+            recovery.digests.iter().all(|known| known.digest != super::digest_of(10)),
+            "a retry stores it"
+        );
+        assert_eq!(read_all(&wal, 0).len(), 9);
+    }
+}
+
+#[tokio::test]
 async fn garbage_and_zeros_behind_the_last_frame_are_a_torn_tail() {
     for junk in [vec![0; 5000], vec![0xA5; 70], b"\xF5ESKFRM\xF6".repeat(50)] {
         let directory = ten_frames().await;

@@ -271,7 +271,8 @@ impl Life {
             }
             Err(other) => panic!("{other}"),
         };
-        let is_tail = recovery.bytes_set_aside(DamageKind::Torn) > 0;
+        // A place, also one without bytes: a file that was cut to nothing is reported, and has nothing to set aside.
+        let is_tail = recovery.damage.iter().any(|place| place.kind == DamageKind::Torn);
         for (position, number) in lost {
             let position = Position(position);
             let is_named = |place: &DamagedPlace| {
