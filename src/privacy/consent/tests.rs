@@ -39,7 +39,9 @@ fn number(event: &str) -> u32 {
 
 fn policy() -> ConsentPolicy {
     let mut options = ConsentOptions::default();
-    for (alias, purpose) in [("C0002", "analytics"), ("Marketing and Ads", "advertising"), ("C0009", "nobodys")] {
+    for (alias, purpose) in
+        [("C0002", "analytics"), ("Marketing and Ads", "advertising"), ("C0009", "nobodys")]
+    {
         options.aliases.insert(alias.to_owned(), purpose.to_owned());
     }
     ConsentPolicy::new(&options, registry()).unwrap()
@@ -93,7 +95,12 @@ fn read(policy: &ConsentPolicy, resource: Attributes<'_>, record: Attributes<'_>
     reading
 }
 
-fn decide(policy: &ConsentPolicy, event: &str, resource: Attributes<'_>, record: Attributes<'_>) -> (Decision, String) {
+fn decide(
+    policy: &ConsentPolicy,
+    event: &str,
+    resource: Attributes<'_>,
+    record: Attributes<'_>,
+) -> (Decision, String) {
     let (decision, basis) = policy.decide(&read(policy, resource, record), number(event));
     (decision, policy.bases()[usize::from(basis)].clone())
 }
@@ -186,11 +193,21 @@ fn each_form_is_read_as_its_senders_write_it() {
         ("context.consent", json!(r#"{"categoryPreferences":{"Analytics":true}}"#), Granted, Unknown),
         ("context.consent", json!({"categoryPreferences": {}}), Denied, Denied),
         ("context.consent", json!({}), Denied, Denied),
-        ("context.consent.categoryPreferences", json!({"Analytics": true, "Functional": true}), Granted, Unknown),
+        (
+            "context.consent.categoryPreferences",
+            json!({"Analytics": true, "Functional": true}),
+            Granted,
+            Unknown,
+        ),
         ("context.consent.categoryPreferences", json!("{\"Advertising\":false}"), Unknown, Denied),
         ("context.consent.categoryPreferences.Analytics", json!(true), Granted, Unknown),
         // Snowplow.
-        ("consent_preferences", json!({"eventType": "allow_all", "basisForProcessing": "consent"}), Granted, Granted),
+        (
+            "consent_preferences",
+            json!({"eventType": "allow_all", "basisForProcessing": "consent"}),
+            Granted,
+            Granted,
+        ),
         (
             "consent_preferences",
             json!({"eventType": "allow_selected", "consentScopes": ["analytics"]}),
@@ -218,11 +235,22 @@ fn each_form_is_read_as_its_senders_write_it() {
 
 #[test]
 fn what_cannot_be_read_denies_what_it_could_have_granted() {
-    let broken = [json!(null), json!(0.5), json!(7), json!("[\"analytics\""), json!({"analytics": {"x": 1}}), json!([[1]])];
+    let broken = [
+        json!(null),
+        json!(0.5),
+        json!(7),
+        json!("[\"analytics\""),
+        json!({"analytics": {"x": 1}}),
+        json!([[1]]),
+    ];
     for value in &broken {
-        for key in
-            ["consent.granted", "consent.denied", "consent.status", "context.consentManagement", "context.consent"]
-        {
+        for key in [
+            "consent.granted",
+            "consent.denied",
+            "consent.status",
+            "context.consentManagement",
+            "context.consent",
+        ] {
             assert_eq!(decisions(&[(key, value.clone())]), (Denied, Denied), "{key} = {value}");
         }
         for key in ["consent.categories.analytics", "analytics_storage"] {
@@ -237,14 +265,21 @@ fn what_cannot_be_read_denies_what_it_could_have_granted() {
     assert_eq!(decisions(&[("consent.granted", json!(["analytics", 7]))]), (Denied, Denied));
     assert_eq!(decisions(&[("consent_preferences.eventType", json!("allow_most"))]), (Denied, Denied));
     let duplicate = json!(r#"{"analytics": false, "analytics": true}"#);
-    assert_eq!(decisions(&[("consent.categories", duplicate)]), (Denied, Unknown), "both of equal keys are read");
+    assert_eq!(
+        decisions(&[("consent.categories", duplicate)]),
+        (Denied, Unknown),
+        "both of equal keys are read"
+    );
 }
 
 #[test]
 fn deny_beats_allow_wherever_either_stands() {
-    let (granted, denied) = (("consent.granted", json!(["analytics"])), ("analytics_storage", json!("denied")));
+    let (granted, denied) =
+        (("consent.granted", json!(["analytics"])), ("analytics_storage", json!("denied")));
     let policy = policy();
-    let order = |resource: Attributes<'_>, record: Attributes<'_>| decide(&policy, "shop.order.placed", resource, record);
+    let order = |resource: Attributes<'_>, record: Attributes<'_>| {
+        decide(&policy, "shop.order.placed", resource, record)
+    };
     let pair = |basis: &str| (Denied, basis.to_owned());
     let (grants, denies) = (std::slice::from_ref(&granted), std::slice::from_ref(&denied));
     assert_eq!(order(grants, denies), pair("record:analytics_storage"));
@@ -258,7 +293,9 @@ fn deny_beats_allow_wherever_either_stands() {
 #[test]
 fn the_basis_names_what_decided() {
     let policy = policy();
-    let of = |event: &str, resource: Attributes<'_>, record: Attributes<'_>| decide(&policy, event, resource, record);
+    let of = |event: &str, resource: Attributes<'_>, record: Attributes<'_>| {
+        decide(&policy, event, resource, record)
+    };
     let is = |decision, basis: &str| (decision, basis.to_owned());
     let order = "shop.order.placed";
     assert_eq!(of(order, &[], &[]), is(Unknown, "none"));
@@ -378,7 +415,8 @@ fn the_warehouse_follows_category_and_decision() {
 #[test]
 fn amplitude_gets_only_what_has_consent_to_its_purpose() {
     let closed = policy();
-    let (order, ads, free) = (number("shop.order.placed"), number("shop.ads.clicked"), number("shop.free.done"));
+    let (order, ads, free) =
+        (number("shop.order.placed"), number("shop.ads.clicked"), number("shop.free.done"));
     assert!(closed.allows_amplitude(order, Granted));
     assert!(!closed.allows_amplitude(ads, Granted), "consent to advertising is none to analytics");
     for decision in [Denied, Unknown, NotRequired] {
