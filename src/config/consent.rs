@@ -20,7 +20,8 @@ const KEY_BYTES_MAX: usize = 255;
 /// Most aliases: far more than any consent tool has categories.
 const ALIASES_MAX: usize = 1024;
 
-const PURPOSE: &str = "a purpose's name starts with a-z and goes on with a-z, 0-9 and _, for example analytics";
+const PURPOSE: &str =
+    "a purpose's name starts with a-z and goes on with a-z, 0-9 and _, for example analytics";
 
 /// Section `[consent]`. What is left out keeps its default.
 #[derive(Debug, Default, Deserialize)]
@@ -121,7 +122,9 @@ impl RawSource {
         if key.trim_end_matches('.').is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(problem(
                 "consent.sources.key",
-                &format!("must be an attribute's key of at most {KEY_BYTES_MAX} bytes, for example consent.granted"),
+                &format!(
+                    "must be an attribute's key of at most {KEY_BYTES_MAX} bytes, for example consent.granted"
+                ),
             ));
         }
         if purpose.as_ref().is_some_and(|purpose| !is_purpose(purpose)) {
@@ -134,7 +137,9 @@ impl RawSource {
             | (SourceForm::PurposeBool | SourceForm::Google, false, true)
             | (SourceForm::Status | SourceForm::Gpc, false, _) => {}
             (SourceForm::PurposeBool, true, true) => {
-                return wrong("ends in a dot, so that the rest of the key names the purpose; take `purpose` out");
+                return wrong(
+                    "ends in a dot, so that the rest of the key names the purpose; take `purpose` out",
+                );
             }
             (_, true, _) => {
                 return wrong("ends in a dot, which only the form purpose_bool may; write the whole key");
@@ -152,7 +157,11 @@ impl RawSource {
 }
 
 impl RawWarehouse {
-    fn validate(self, category: Category, default: WarehouseConsent) -> Result<WarehouseConsent, ConfigError> {
+    fn validate(
+        self,
+        category: Category,
+        default: WarehouseConsent,
+    ) -> Result<WarehouseConsent, ConfigError> {
         let rules = WarehouseConsent {
             denied: self.denied.unwrap_or(default.denied),
             unknown: self.unknown.unwrap_or(default.unknown),
@@ -298,7 +307,10 @@ unknown = "allow"
         for (toml, words) in [
             ("[consent]\npurpose = 1".to_owned(), ["consent.purpose", "purposes"]),
             ("[consent.purposes]\nproducts = []".to_owned(), ["products", "operational"]),
-            ("[consent.purposes]\nproduct = ['Analytics']".to_owned(), ["consent.purposes.product", "analytics"]),
+            (
+                "[consent.purposes]\nproduct = ['Analytics']".to_owned(),
+                ["consent.purposes.product", "analytics"],
+            ),
             ("[consent]\ngpc_denies = ['a b']".to_owned(), ["consent.gpc_denies", "a-z"]),
             (source("key = 'a'\nform = 'list'"), ["consent.sources", "granted_list"]),
             (source("key = 'a'"), ["consent.sources", "form"]),
@@ -307,16 +319,31 @@ unknown = "allow"
             (source("key = 'a'\nform = 'google'"), ["`a` needs a purpose", "analytics"]),
             (source("key = 'a'\nform = 'purpose_bool'"), ["`a` needs a purpose", "analytics"]),
             (source("key = 'a.'\nform = 'status'"), ["`a.` ends in a dot", "whole key"]),
-            (source("key = 'a.'\nform = 'purpose_bool'\npurpose = 'x'"), ["`a.` ends in a dot", "take `purpose` out"]),
-            (source("key = 'a'\nform = 'segment'\npurpose = 'x'"), ["`a` names its purposes", "take `purpose` out"]),
+            (
+                source("key = 'a.'\nform = 'purpose_bool'\npurpose = 'x'"),
+                ["`a.` ends in a dot", "take `purpose` out"],
+            ),
+            (
+                source("key = 'a'\nform = 'segment'\npurpose = 'x'"),
+                ["`a` names its purposes", "take `purpose` out"],
+            ),
             (source("key = 'a'\nform = 'status'\npurpose = 'X'"), ["`a` has a purpose", "a-z"]),
-            (source("key = 'a'\nform = 'status'\n[[consent.sources]]\nkey = 'a'\nform = 'gpc'"), ["`a`", "twice"]),
+            (
+                source("key = 'a'\nform = 'status'\n[[consent.sources]]\nkey = 'a'\nform = 'gpc'"),
+                ["`a`", "twice"],
+            ),
             ("[consent.aliases]\nC1 = 'C1'".to_owned(), ["consent.aliases.C1", "a-z"]),
             ("[consent.aliases]\n' C1' = 'x'".to_owned(), ["consent.aliases. C1", "white space"]),
             ("[consent.aliases]\nC1 = 'x'\nc1 = 'y'".to_owned(), ["consent.aliases.c1", "case"]),
             ("[consent.warehouse.product]\ndenied = 'keep'".to_owned(), ["denied", "strip_identity"]),
-            ("[consent.warehouse.product]\ndenied = 'store'\nunknown = 'drop'".to_owned(), ["warehouse.product", "stores more"]),
-            ("[consent.warehouse.security]\nunknown = 'drop'".to_owned(), ["warehouse.security", "stores more"]),
+            (
+                "[consent.warehouse.product]\ndenied = 'store'\nunknown = 'drop'".to_owned(),
+                ["warehouse.product", "stores more"],
+            ),
+            (
+                "[consent.warehouse.security]\nunknown = 'drop'".to_owned(),
+                ["warehouse.security", "stores more"],
+            ),
             ("[consent.amplitude]\nunknown = 'maybe'".to_owned(), ["consent.amplitude.unknown", "deny"]),
             ("[consent.amplitude]\npurpose = ''".to_owned(), ["consent.amplitude.purpose", "a-z"]),
         ] {

@@ -71,13 +71,17 @@ pub struct Role(u16);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConsentError {
     /// More purposes than there are bits.
-    #[error("events need {count} different purposes, more than {PURPOSES_MAX}; give purposes that are always asked for together one name")]
+    #[error(
+        "events need {count} different purposes, more than {PURPOSES_MAX}; give purposes that are always asked for together one name"
+    )]
     Purposes {
         /// How many.
         count: usize,
     },
     /// More sources than there may be.
-    #[error("consent.sources: there are {count} sources with the defaults, more than {SOURCES_MAX}; take some out")]
+    #[error(
+        "consent.sources: there are {count} sources with the defaults, more than {SOURCES_MAX}; take some out"
+    )]
     Sources {
         /// How many.
         count: usize,

@@ -184,7 +184,7 @@ mod tests {
         withdrawn.insert(ALICE, 10, true);
         assert!(withdrawn.is_withdrawn(ALICE), "a tie");
         withdrawn.insert(ALICE, 11, true);
-        assert!(!withdrawn.is_withdrawn(ALICE) && withdrawn.is_empty() && withdrawn.len() == 0);
+        assert!(!withdrawn.is_withdrawn(ALICE) && withdrawn.is_empty());
         withdrawn.insert(ALICE, 10, false);
         assert!(!withdrawn.is_withdrawn(ALICE), "a withdrawal from before the lift");
         withdrawn.insert(ALICE, 11, false);

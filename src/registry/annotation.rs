@@ -97,7 +97,8 @@ fn purposes(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<Vec<Str
 }
 
 fn withdrawal(esker: &Map<String, Value>, place: &mut Place<'_>) -> Option<DeclaredWithdrawal> {
-    const MAPPING: &str = "write e.g. `withdrawal: {subject: user.id}`, with `lifts: true` where consent is given again";
+    const MAPPING: &str =
+        "write e.g. `withdrawal: {subject: user.id}`, with `lifts: true` where consent is given again";
     let value = esker.get("withdrawal")?;
     let map = value.as_object();
     if let Some(map) = map {

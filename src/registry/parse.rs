@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::problem::{Place, Problem};
 use super::{
-    AttributeType, Category, LeakAction, Normalisation, PrivacyLevel, Requirement, Treatment, Trust, annotation, kind,
+    AttributeType, Category, LeakAction, Normalisation, PrivacyLevel, Requirement, Treatment, Trust,
+    annotation, kind,
 };
 
 /// OTLP recommends no more for an event's name.

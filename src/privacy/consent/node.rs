@@ -52,7 +52,11 @@ impl<'a> Node<'a> {
             }
             RawValue::Str(bytes) => {
                 let text = std::str::from_utf8(bytes).ok()?.trim();
-                if depth == 0 && text.starts_with(['[', '{']) { from_json(text)? } else { Self::Text(text.into()) }
+                if depth == 0 && text.starts_with(['[', '{']) {
+                    from_json(text)?
+                } else {
+                    Self::Text(text.into())
+                }
             }
             RawValue::Array(encoded) => Self::List(
                 nested::elements(encoded)
@@ -154,10 +158,14 @@ mod tests {
 
     #[test]
     fn equal_keys_are_all_kept() {
-        let node = Node::read(RawValue::Str(br#" {"a": false, "a": true, "b": [1, "x", null, 0.5]} "#)).unwrap();
+        let node =
+            Node::read(RawValue::Str(br#" {"a": false, "a": true, "b": [1, "x", null, 0.5]} "#)).unwrap();
         let list = vec![Node::Int(1), Node::Text("x".into()), Node::Other, Node::Other];
-        let pairs =
-            vec![("a".into(), Node::Bool(false)), ("a".into(), Node::Bool(true)), ("b".into(), Node::List(list))];
+        let pairs = vec![
+            ("a".into(), Node::Bool(false)),
+            ("a".into(), Node::Bool(true)),
+            ("b".into(), Node::List(list)),
+        ];
         assert_eq!(node, Node::Pairs(pairs));
     }
 

@@ -42,7 +42,8 @@ fn purposes_that_cannot_be_are_refused() {
 
 #[test]
 fn a_withdrawal_names_the_attribute_of_the_person() {
-    let registry = load(&annotated("withdrawal: {subject: user.id}", &["ref: plan.name", "ref: user.id"])).unwrap();
+    let registry =
+        load(&annotated("withdrawal: {subject: user.id}", &["ref: plan.name", "ref: user.id"])).unwrap();
     let event = &registry.events()[0];
     let withdrawal = event.withdrawal.unwrap();
     assert_eq!(registry.attributes()[withdrawal.subject].key, "user.id");
@@ -60,10 +61,16 @@ fn withdrawals_that_could_stop_nobody_are_refused() {
         ("withdrawal: {}", ["does not name its `subject`", "{subject: user.id}"]),
         ("withdrawal: {subject: user.id, lifts: 'yes'}", ["`lifts` is neither", "lifts: true"]),
         ("withdrawal: {subject: user.id, lift: true}", ["`lift` is not known in `withdrawal`", "lifts"]),
-        ("withdrawal: {subject: plan.name}", ["`plan.name`, which is not stored as a pseudonym", "pseudonymous"]),
+        (
+            "withdrawal: {subject: plan.name}",
+            ["`plan.name`, which is not stored as a pseudonym", "pseudonymous"],
+        ),
         ("withdrawal: {subject: header}", ["`header`, which is no attribute", "ref: header"]),
         ("withdrawal: {subject: account.id}", ["`account.id`, which is no attribute", "ref: account.id"]),
-        ("withdrawal: {subject: user.id}, purposes: [analytics]", ["would need consent", "take the `purposes` out"]),
+        (
+            "withdrawal: {subject: user.id}, purposes: [analytics]",
+            ["would need consent", "take the `purposes` out"],
+        ),
         ("withdrawal: {subject: user.id}, privacy: personal", ["not stored as a pseudonym", "level"]),
     ] {
         assert_one_problem(&annotated(esker, &refs), &words);
