@@ -37,7 +37,7 @@ for (let number = 0; number < Number(options.count); number += 1) {
     eventName: options.event,
     severityNumber: SeverityNumber.INFO,
     timestamp: Date.now(),
-    attributes: { "organisation.id": 7, [options.number]: number },
+    attributes: { "organisation.id": 7, "feature.count": 1, [options.number]: number },
   });
 }
 

@@ -70,7 +70,7 @@ def main():
         logger_factory=structlog.PrintLoggerFactory(),
     )
 
-    structlog.contextvars.bind_contextvars(organisation__id=7)
+    structlog.contextvars.bind_contextvars(organisation__id=7, feature__count=1)
     log = structlog.get_logger()
     for number in range(options.count):
         log.info(options.event, **{options.number: number})

@@ -50,6 +50,7 @@ fn a_record_as_flagsmith_sends_it_is_stored_as_this_row() {
         ("severity", "info"),
         ("trace_id", "779311cfd8322ce95f63bfca72fa5848"),
         ("span_id", "0ff345cbdbc12b1f"),
+        ("consent", "unknown"),
         ("policy_version", gate().policy_version()),
         ("organisation_id", "1"),
         ("environment_id", "7"),
@@ -90,7 +91,7 @@ fn columns_without_a_value_are_absent_and_gaps_are_null() {
     for (at, expected) in expected.iter().enumerate() {
         assert_eq!(attributes(at), cells(expected), "row {at}");
     }
-    for absent in ["consent", "consent_basis", "trace_id", "account_number"] {
+    for absent in ["consent_basis", "trace_id", "account_number"] {
         assert!(batch.record_batch().column_by_name(absent).is_none(), "{absent}");
     }
     let names: Vec<_> = batch.event_counts().into_iter().map(|count| (count.name, count.events)).collect();

@@ -270,9 +270,9 @@ mod tests {
     fn what_an_event_refines_is_in_force_there() {
         let map = map();
         let level = |event: &str| {
-            map.uses().find(|(e, a)| e.name == event && a.key == "account.number").unwrap().1.level
+            map.uses().find(|(e, a)| e.name == event && a.key == "environment.id").unwrap().1.level
         };
-        assert_eq!((level(COMMITTED), level("billing.invoice.sent")), ("pseudonymous", "internal"));
+        assert_eq!((level(COMMITTED), level("billing.invoice.sent")), ("internal", "internal"));
     }
 
     #[test]

@@ -33,6 +33,16 @@ def hostile(homes):
     assert_nowhere_on_disk(service)
 
 
+@pytest.fixture(scope="module")
+def lenient(homes):
+    """A service that keeps events whose contract is broken, without the attributes at fault."""
+    service = Esker(homes("lenient"), log={"filter": "trace"}, quarantine={"broken_contract": "store"}).start()
+    yield service
+    assert service.stop() == 0
+    assert MARK not in service.log()
+    assert_nowhere_on_disk(service)
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks(hostile):
     """After each case: it runs, it takes events, and the mark is nowhere."""
@@ -388,7 +398,7 @@ def test_times_out_of_range_are_rejected_and_told(hostile, nanos):
     assert MARK not in part.error_message
 
 
-@pytest.mark.parametrize(
+WRONG_TYPES = pytest.mark.parametrize(
     ("key", "item"),
     [
         ("test.seq", MARK),
@@ -406,8 +416,27 @@ def test_times_out_of_range_are_rejected_and_told(hostile, nanos):
         ("test.seq", MARK.encode()),
     ],
 )
-def test_values_of_another_type_are_dropped_and_counted(hostile, key, item):
-    assert outcome(hostile, "type_mismatch", otlp.record("test.order.placed", {key: item})) == 1
+
+
+@WRONG_TYPES
+def test_values_of_another_type_are_dropped_and_counted(lenient, key, item):
+    assert outcome(lenient, "type_mismatch", otlp.record("test.order.placed", {key: item})) == 1
+
+
+@WRONG_TYPES
+def test_events_with_a_value_of_another_type_are_set_aside(hostile, key, item):
+    """By default the event breaks its contract: nothing of it is in the table of events."""
+    before = len(quarantined(hostile))
+    assert hostile.post(otlp.encoded(otlp.record("test.order.placed", {key: item}))).status == 200
+    hostile.wait_settled()
+    rows = quarantined(hostile)
+    assert len(rows) == before + 1
+    assert rows[-1] == ("test.order.placed", "type_mismatch", key, None)
+
+
+def quarantined(service: Esker) -> list[tuple]:
+    table = service.table.parent / "events_quarantine"
+    return lake.query(table, "SELECT event_name, reason, detail, sealed FROM events ORDER BY event_time")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
@@ -416,8 +445,8 @@ def test_doubles_that_are_no_numbers_are_dropped_and_counted(hostile, number):
 
 
 @pytest.mark.parametrize(("key", "item"), [("test.plan", MARK), ("test.tier", 9)])
-def test_values_outside_an_enum_are_dropped_and_counted(hostile, key, item):
-    assert outcome(hostile, "not_a_member", otlp.record("test.order.placed", {key: item})) == 1
+def test_values_outside_an_enum_are_dropped_and_counted(lenient, key, item):
+    assert outcome(lenient, "not_a_member", otlp.record("test.order.placed", {key: item})) == 1
 
 
 @pytest.mark.parametrize(("key", "name"), [("user.email", "dropped_personal"), ("auth.token", "dropped_sensitive"), (f"x.{MARK}", "undeclared")])

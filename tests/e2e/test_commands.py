@@ -134,7 +134,7 @@ def explained(service: Esker, tmp_path, *records: dict) -> list[dict]:
 def test_explain_says_what_happens_to_each_attribute_and_why(idle, tmp_path):
     attributes = {"test.seq": 1, "user.id": "u1", "user.email": "a@b.c", "not.declared": 1, "test.plan": "gold"}
     (event,) = explained(idle, tmp_path, otlp.json_record("test.order.placed", attributes))
-    assert (event["name"], event["verdict"]) == ("test.order.placed", "cleared")
+    assert (event["name"], event["verdict"], event["reason"]) == ("test.order.placed", "quarantined", "wrong_type")
     reasons = {item["key"]: item["reason"] for item in event["attributes"]}
     assert reasons == {
         "test.seq": "kept",
@@ -219,7 +219,8 @@ def test_status_before_while_and_after(esker):
     table = status["table"]
     assert table["location"].removeprefix("file://") == str(service.table)
     assert (table["rows"], table["data_files"], table["snapshots"]) == (30, 1, 1)
-    assert status["tables"] == [{"name": "product.events", "status": table}]
+    assert status["tables"][0] == {"name": "product.events", "status": table}
+    assert [one["name"] for one in status["tables"]] == ["product.events", "product.events_quarantine"]
     assert status["wal"]["backlog_frames"] == 0
     assert "30" in service.run("status").stdout
 
