@@ -33,6 +33,7 @@ mod pass;
 mod policy;
 mod pseudonym;
 mod quarantined;
+mod restore;
 mod route;
 mod rules;
 mod scan;
@@ -57,13 +58,17 @@ use route::Router;
 use scan::Scanner;
 
 pub use consent::Decision;
-pub use datamap::{DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedTable};
+pub use datamap::{
+    DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedResource, MappedRoute, MappedSettings, MappedTable,
+    MappedTreatment,
+};
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
     is_hashed_name, is_shown_name,
 };
-pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain};
+pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, LevelSource, explain};
 pub use quarantined::QuarantinedEvent;
+pub use restore::RestoreError;
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use pseudonym::Pseudonyms;

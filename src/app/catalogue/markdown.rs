@@ -112,7 +112,7 @@ fn head(text: &mut String, map: &DataMap) {
     writeln!(text, "| kept as they are | {} |", treated("keep")).ok();
     writeln!(text, "| kept as pseudonyms | {} |", treated("pseudonymise")).ok();
     writeln!(text, "| received and never stored | {} |", treated("drop")).ok();
-    if map.uses().map(|(_, one)| (&one.key, one.level)).collect::<BTreeSet<_>>().len() > map.keys().len() {
+    if map.uses().map(|(_, one)| (&one.key, &one.level)).collect::<BTreeSet<_>>().len() > map.keys().len() {
         text.push_str(
             "\nSome attributes have another level on some events, and count in two lines here and below.\n",
         );
@@ -138,7 +138,7 @@ fn levels(text: &mut String, map: &DataMap) {
         let meaning = LEVELS.iter().find(|(name, _)| *name == level.level).map_or("", |(_, meaning)| meaning);
         let keys: BTreeSet<_> =
             map.uses().filter(|(_, one)| one.level == level.level).map(|(_, one)| &one.key).collect();
-        let mut cells = vec![level.level.to_owned(), meaning.to_owned()];
+        let mut cells = vec![level.level.clone(), meaning.to_owned()];
         cells.extend(treatments(&level.treatments));
         cells.push(keys.len().to_string());
         row(text, &cells);
@@ -188,8 +188,8 @@ fn safeguards(text: &mut String) {
 fn personal_data(text: &mut String, map: &DataMap) {
     let mut found: BTreeMap<(&str, &str), (&MappedAttribute, usize)> = BTreeMap::new();
     for (_, one) in map.uses() {
-        if !matches!(one.level, "public" | "internal") {
-            found.entry((&one.key, one.level)).or_insert((one, 0)).1 += 1;
+        if !matches!(one.level.as_str(), "public" | "internal") {
+            found.entry((&one.key, &one.level)).or_insert((one, 0)).1 += 1;
         }
     }
     text.push_str("\n## Personal data and secrets\n\n");
@@ -205,9 +205,9 @@ fn personal_data(text: &mut String, map: &DataMap) {
     row(text, &titles.iter().map(|_| "---".to_owned()).collect::<Vec<_>>());
     let order = |level: &str| LEVELS.iter().position(|(name, _)| *name == level);
     let mut found: Vec<_> = found.into_values().collect();
-    found.sort_by_key(|(one, _)| (order(one.level), one.key.clone()));
+    found.sort_by_key(|(one, _)| (order(&one.level), one.key.clone()));
     for (one, events) in found {
-        let mut cells = vec![code(&one.key), plain(&one.brief), one.level.to_owned()];
+        let mut cells = vec![code(&one.key), plain(&one.brief), one.level.clone()];
         cells.extend(treatments(&one.treatments));
         cells.push(if events == map.events.len() { "all".to_owned() } else { events.to_string() });
         row(text, &cells);
@@ -280,7 +280,7 @@ fn attribute_table(text: &mut String, attributes: &[&MappedAttribute]) {
         let needed = if one.requirement == "required" { "yes" } else { "" };
         let mut cells = vec![code(&one.key), plain(&one.brief)];
         cells.push(if is_stored { code(&one.column) } else { "–".to_owned() });
-        cells.extend([one.ty.clone(), one.level.to_owned(), needed.to_owned()]);
+        cells.extend([one.ty.clone(), one.level.clone(), needed.to_owned()]);
         cells.extend(treatments(&one.treatments));
         cells.push(notes(one, is_stored));
         row(text, &cells);
