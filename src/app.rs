@@ -15,6 +15,7 @@ pub mod drift;
 pub mod explain;
 pub mod keys;
 pub mod learn;
+mod policies;
 pub mod serve;
 pub mod startup;
 pub mod status;

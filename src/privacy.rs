@@ -66,6 +66,8 @@ pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
     is_hashed_name, is_shown_name,
 };
+#[cfg(test)]
+pub(crate) use datamap::tests::rich_map as datamap_for_tests;
 pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, LevelSource, explain};
 pub use quarantined::QuarantinedEvent;
 pub use restore::RestoreError;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::datamap::{self, FORMAT, MappedRoute, MappedSettings, consent_name};
+use super::datamap::{FORMAT, MappedRoute, MappedSettings, consent_name};
 use super::{
     DataMap, Decision, Destination, EventPattern, Gate, GateOptions, LevelTreatments, MappedAttribute, PolicyError,
     ResourceMatch, Route, RouteTarget, Rules, TableRules,
@@ -210,6 +210,7 @@ fn decision(name: &str) -> Option<Decision> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::privacy::datamap;
     use crate::privacy::tests::fixture::{gate, key};
 
     /// A map without what names its own making.
