@@ -31,6 +31,7 @@ mod normalise;
 mod pass;
 mod policy;
 mod pseudonym;
+mod restore;
 mod route;
 mod rules;
 mod store;
@@ -63,13 +64,19 @@ pub use consent::{
     AmplitudeConsent, Basis, CONSENT_NAME_BYTES_MAX, ConsentError, ConsentOptions, ConsentPolicy, ConsentSource, Decision,
     PURPOSES_MAX, Reading, Role, SOURCES_MAX, SourceForm, WarehouseConsent, WarehouseRule,
 };
-pub use datamap::{DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedTable};
+pub use datamap::{
+    DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedResource, MappedRoute, MappedSettings, MappedTable,
+    MappedTreatment,
+};
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
     is_hashed_name, is_shown_name,
 };
-pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, explain};
 pub use quarantined::{QuarantineReason, QuarantinedEvent};
+#[cfg(test)]
+pub(crate) use datamap::tests::rich_map as datamap_for_tests;
+pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, LevelSource, explain};
+pub use restore::RestoreError;
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use pseudonym::Pseudonyms;

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Schema};
 use serde::Serialize;
 use uuid::Uuid;
 
+mod beside;
 mod catalog;
 mod commit;
 mod error;
@@ -21,6 +22,7 @@ mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use beside::POLICIES_FOLDER;
 use catalog::files::FilesCatalog;
 use catalog::{Catalog, CommitOutcome, Loaded};
 pub use commit::{Appended, WalClaim};
@@ -44,6 +46,13 @@ pub struct TableOptions {
     pub name: String,
     /// How long its rows are to be kept, in days; recorded in the table.
     pub retention_days: Option<u32>,
+}
+
+impl TableOptions {
+    /// False where the warehouse is a local folder that does not exist: opening it would make it.
+    fn has_warehouse(&self) -> bool {
+        self.warehouse.strip_prefix("file://").is_none_or(|path| std::path::Path::new(path).exists())
+    }
 }
 
 /// The table as `esker status` shows it.
@@ -148,9 +157,7 @@ impl Table {
     /// # Errors
     /// If the warehouse or the metadata cannot be read.
     pub async fn peek(options: &TableOptions) -> Result<Option<Peek>, TableError> {
-        if let Some(path) = options.warehouse.strip_prefix("file://")
-            && !std::path::Path::new(path).exists()
-        {
+        if !options.has_warehouse() {
             return Ok(None);
         }
         let warehouse = Warehouse::open(&options.warehouse)?;

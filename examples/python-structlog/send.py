@@ -70,10 +70,10 @@ def main():
         logger_factory=structlog.PrintLoggerFactory(),
     )
 
-    structlog.contextvars.bind_contextvars(organisation__id=7, feature__count=1)
+    structlog.contextvars.bind_contextvars(organisation__id=7)
     log = structlog.get_logger()
     for number in range(options.count):
-        log.info(options.event, **{options.number: number})
+        log.info(options.event, **{"feature.count": 1, options.number: number})
 
     provider.shutdown()
 

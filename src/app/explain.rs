@@ -1,6 +1,6 @@
 //! `esker explain FILE`: what would happen to each event and attribute of an OTLP/JSON file, and why.
 //!
-//! Owns: reading the file and printing. Does not own: the decisions: the same gate as in `serve` makes them.
+//! Owns: reading the file, and the words in which a decision is told. Does not own: the decisions: the same gate as in `serve` makes them.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::{AppError, Format, print, startup};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SecretReference};
-use crate::privacy::{ExplainedAttribute, ExplainedEvent, Gate, explain};
+use crate::privacy::{ExplainedAttribute, ExplainedEvent, Gate, LevelSource, explain};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::json;
 use crate::registry::Registry;
@@ -73,23 +73,50 @@ fn text(events: &[ExplainedEvent]) -> String {
         let name = if event.name.is_empty() { "(no name)" } else { &printable(&event.name) };
         // Writing to a String cannot fail.
         writeln!(text, "{}. {name}: {}", event.ordinal + 1, headline(event)).ok();
+        if let Some(way) = way(event) {
+            writeln!(text, "   {way}").ok();
+        }
         if let Some(envelope) = &event.envelope {
             writeln!(text, "   event_id {}, event_time {}", envelope.event_id, envelope.event_time).ok();
         }
-        let lines: Vec<_> = event.attributes.iter().map(|one| (printable(&one.key), fate(one))).collect();
-        let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
-        for (key, fate) in &lines {
+        let lines: Vec<_> =
+            event.attributes.iter().map(|one| (printable(&one.key), fate(one), reason(one))).collect();
+        let width = lines.iter().map(|(key, ..)| key.chars().count()).max().unwrap_or(0);
+        for (key, fate, reason) in &lines {
             writeln!(text, "   {key:width$}  {}", printable(fate)).ok();
+            if let Some(reason) = reason {
+                writeln!(text, "   {:width$}    {}", "", printable(reason)).ok();
+            }
         }
     }
     text
 }
 
 fn headline(event: &ExplainedEvent) -> String {
-    if event.verdict == event.reason {
-        return "stored".to_owned();
+    let table = event.table.as_deref().unwrap_or_default();
+    match event.verdict {
+        "cleared" => format!("stored in {table}"),
+        "quarantined" if event.faults.is_empty() => format!("quarantined, {}", event.reason),
+        "quarantined" => format!("quarantined, {}: {}", event.reason, event.faults.join(", ")),
+        verdict => format!("{verdict}, {}", event.reason),
     }
-    format!("{}, {}", event.verdict, event.reason)
+}
+
+/// What decided on the event as a whole.
+fn way(event: &ExplainedEvent) -> Option<String> {
+    let category = event.category.map(|category| format!("category {category}"));
+    let stated = event.stated_level.map(|level| format!("the record states the level {level}"));
+    let route = match (event.route, &event.table) {
+        (Some(route), _) => Some(format!("route {route}")),
+        (None, Some(_)) => Some("no route matches, so the primary table".to_owned()),
+        (None, None) => None,
+    };
+    let consent = event.consent.map(|decision| {
+        let basis = event.consent_basis.as_deref().unwrap_or("none");
+        format!("consent {decision} ({basis})")
+    });
+    let parts: Vec<String> = [category, stated, consent, route].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// One attribute's line: its level, what happens, and what would be stored.
@@ -99,6 +126,21 @@ fn fate(attribute: &ExplainedAttribute) -> String {
         (Some(column), Some(stored)) => format!("{level}: {} -> {column} = {stored}", attribute.treatment),
         _ => format!("{level}: {} ({})", attribute.treatment, attribute.reason),
     }
+}
+
+/// The rule that decided, where the level comes from, and what else tells why.
+fn reason(attribute: &ExplainedAttribute) -> Option<String> {
+    let rule = attribute.policy.as_ref().zip(attribute.rule.as_ref());
+    let rule = rule.map(|(policy, rule)| format!("{policy}, by {rule}"));
+    let level = attribute.level_from.map(|from| match from {
+        LevelSource::Attribute => "level of the attribute",
+        LevelSource::Ref => "level of the event's ref",
+        LevelSource::Event => "level of the event",
+    });
+    let leaks = (!attribute.leaks.is_empty()).then(|| format!("found: {}", attribute.leaks.join(", ")));
+    let parts: Vec<String> =
+        [rule, level.map(str::to_owned), attribute.why.clone(), leaks].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// The text with control characters, and those that turn the direction of writing, as escapes: the file's content must not
@@ -133,6 +175,14 @@ mod tests {
             name: "n\u{1b}]0;x\u{7}".to_owned(),
             verdict: "dropped",
             reason: "undeclared",
+            declared: None,
+            category: None,
+            stated_level: None,
+            route: None,
+            table: None,
+            consent: None,
+            consent_basis: None,
+            faults: Vec::new(),
             envelope: None,
             attributes: Vec::new(),
         };

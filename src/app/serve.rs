@@ -1,6 +1,6 @@
 //! `esker serve`: start-up order, the ready line, and shutdown order.
 //!
-//! Owns: both orders. Start: registry, lock, key, tables, WAL, listeners. Stop: listeners, requests in flight, WAL, last
+//! Owns: both orders. Start: registry, lock, key, tables, the policy beside their rows, WAL, listeners. Stop: listeners, requests in flight, WAL, last
 //! flush, under one grace period. Does not own: what any part does.
 
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::admin::{self, AdminState};
 use super::status::RunFile;
 use super::withdrawals::{self, Following};
-use super::{AppError, drift, print, startup, tables};
+use super::{AppError, drift, policies, print, startup, tables};
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
 use crate::columns::{Encoder, Layout};
@@ -127,6 +127,7 @@ impl Service {
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
         let destinations = tables::open(config, &registry, &layout, &clock, &ids, &files).await?;
+        policies::store(config, &gate, destinations.tables()).await?;
         let sockets = Sockets::bind(config).await?;
         let committed = destinations.committed();
         let (wal, recovery) = Wal::open(

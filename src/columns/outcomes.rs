@@ -1,15 +1,15 @@
-//! What became of a request's attributes, small enough to travel with its rows.
+//! What became of a request's attributes, and how many of its events were set aside, small enough to travel with its rows.
 //!
 //! Owns: the classes that a commit's summary counts, and their bytes in the WAL. Does not own: the outcomes themselves
 //! (`privacy`), nor what is counted in memory (`accounting`).
 
-use crate::privacy::{AttributeOutcome, Tally};
+use crate::privacy::{AttributeOutcome, Tally, Verdict};
 
 /// Longest policy version that is read back.
 const POLICY_VERSION_BYTES_MAX: usize = 64;
 
 /// What became of an attribute, in the classes of a proof. What became part of the envelope, and what had no value, is in
-/// none of them.
+/// none of them; of an event that is set aside no attribute is counted, but the event itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttributeFate {
     /// Stored as it is.
@@ -22,7 +22,7 @@ pub enum AttributeFate {
     Reduced,
     /// Not stored.
     Dropped,
-    /// Set aside with its event.
+    /// Set aside. It counts events, not attributes: none of their attributes is stored.
     Quarantined,
 }
 
@@ -31,16 +31,16 @@ impl AttributeFate {
     pub const ALL: [Self; 6] =
         [Self::Kept, Self::Pseudonymised, Self::Masked, Self::Reduced, Self::Dropped, Self::Quarantined];
 
-    /// Its name, as summaries show it.
+    /// Its key in a snapshot's summary, which says what is counted.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn summary_key(self) -> &'static str {
         match self {
-            Self::Kept => "kept",
-            Self::Pseudonymised => "pseudonymised",
-            Self::Masked => "masked",
-            Self::Reduced => "reduced",
-            Self::Dropped => "dropped",
-            Self::Quarantined => "quarantined",
+            Self::Kept => "esker.attributes-kept",
+            Self::Pseudonymised => "esker.attributes-pseudonymised",
+            Self::Masked => "esker.attributes-masked",
+            Self::Reduced => "esker.attributes-reduced",
+            Self::Dropped => "esker.attributes-dropped",
+            Self::Quarantined => "esker.events-quarantined",
         }
     }
 
@@ -76,7 +76,7 @@ impl AttributeFate {
     }
 }
 
-/// Attributes by what became of them, under one policy.
+/// Attributes by what became of them, and the events that were set aside, under one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutcomeCounts {
     policy_version: String,
@@ -93,6 +93,9 @@ impl OutcomeCounts {
                 *count += tally.attributes(outcome);
             }
         }
+        if let Some(count) = counts.get_mut(AttributeFate::Quarantined as usize) {
+            *count = tally.verdicts(Verdict::Quarantined);
+        }
         Self { policy_version: policy_version.to_owned(), counts }
     }
 
@@ -102,9 +105,9 @@ impl OutcomeCounts {
         &self.policy_version
     }
 
-    /// How many attributes met this fate.
+    /// How many attributes met this fate; of [`AttributeFate::Quarantined`], how many events.
     #[must_use]
-    pub fn attributes(&self, fate: AttributeFate) -> u64 {
+    pub fn count(&self, fate: AttributeFate) -> u64 {
         self.counts.get(fate as usize).copied().unwrap_or(0)
     }
 
@@ -135,5 +138,26 @@ impl OutcomeCounts {
             *count = u64::from_le_bytes(*word);
         }
         Some(Self { policy_version: std::str::from_utf8(version).ok()?.to_owned(), counts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privacy::tests::fixture::{COMMITTED, Sent, clear_with, key, registry};
+    use crate::privacy::{Gate, GateOptions};
+
+    #[test]
+    fn an_event_that_is_set_aside_counts_as_one_and_its_attributes_do_not() {
+        let gate = Gate::new(registry(), &key(), GateOptions::default()).unwrap();
+        let sent = vec![
+            Sent::named(COMMITTED).with("organisation.id", "no number").with("title", "x"),
+            Sent::named(COMMITTED).with("title", "x").with("user.email", "x"),
+        ];
+        let counts = clear_with(&gate, sent, |cleared| OutcomeCounts::of(cleared.tally(), "abc"));
+        let found = AttributeFate::ALL.map(|fate| (fate.summary_key(), counts.count(fate)));
+        assert_eq!(found[0], ("esker.attributes-kept", 1));
+        assert_eq!(found[4], ("esker.attributes-dropped", 1));
+        assert_eq!(found[5], ("esker.events-quarantined", 1));
     }
 }

@@ -266,7 +266,7 @@ fn a_bundle_is_read_back_by_table_without_a_copy_of_its_larger_part() {
     let payload = writer.finish();
     let bundle = Bundle::parse(payload.clone()).unwrap();
     assert_eq!(bundle.outcomes(), Some(&counts));
-    assert_eq!(counts.attributes(AttributeFate::Pseudonymised), 2);
+    assert_eq!(counts.count(AttributeFate::Pseudonymised), 2);
     let memory = payload.as_ptr_range();
     for (section, (table, batch, shares)) in
         bundle.sections().iter().zip([("product.events", &large, true), ("eu.events", &small, false)])

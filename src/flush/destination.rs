@@ -84,7 +84,9 @@ impl Destinations {
         self.tables.get(place)
     }
 
-    pub(super) fn tables(&self) -> &[Table] {
+    /// All tables, the primary first.
+    #[must_use]
+    pub fn tables(&self) -> &[Table] {
         &self.tables
     }
 

@@ -170,11 +170,12 @@ impl Files {
     }
 }
 
-/// What became of the attributes of a round's requests.
+/// What became of the attributes of a round's requests, and how many events were set aside.
 #[derive(Default)]
 struct Outcomes {
     policy_versions: BTreeSet<String>,
-    attributes: BTreeMap<&'static str, u64>,
+    /// By key of the summary.
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Outcomes {
@@ -183,7 +184,7 @@ impl Outcomes {
             self.policy_versions.insert(counts.policy_version().to_owned());
         }
         for fate in AttributeFate::ALL {
-            *self.attributes.entry(fate.as_str()).or_default() += counts.attributes(fate);
+            *self.counts.entry(fate.summary_key()).or_default() += counts.count(fate);
         }
     }
 
@@ -199,8 +200,7 @@ impl Outcomes {
             ("esker.attributes-from".to_owned(), from.to_string()),
             ("esker.attributes-through".to_owned(), through.to_string()),
         ]);
-        let counts = self.attributes.iter();
-        summary.extend(counts.map(|(fate, count)| (format!("esker.attributes-{fate}"), count.to_string())));
+        summary.extend(self.counts.iter().map(|(key, count)| ((*key).to_owned(), count.to_string())));
         summary
     }
 }

@@ -5,48 +5,75 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::Gate;
-use super::rules::{Destination, LevelTreatments};
+use super::rules::{Destination, LevelTreatments, Rule};
+use super::{Decision, EventPattern, Gate, GateOptions, ResourceMatch, Route, RouteTarget};
 use crate::registry::{
-    Attribute, AttributeType, ENVELOPE_COLUMNS, Event, EventAttribute, LeakAction, Primitive,
-    PrivacyLevel, Requirement, Trust,
+    Attribute, AttributeType, ENVELOPE_COLUMNS, Event, EventAttribute, LeakAction, Normalisation, Primitive,
+    PrivacyLevel, Requirement, Treatment, Trust,
 };
 
 /// Changes when a field of the JSON changes its meaning.
-const FORMAT: &str = "esker-datamap-1";
+pub(super) const FORMAT: &str = "esker-datamap-1";
 
 /// What is declared, and what becomes of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataMap {
     /// The format of this map.
-    pub format: &'static str,
+    pub format: String,
     /// Stands in every row that this policy cleared.
     pub policy_version: String,
     /// The registry's own version.
     pub registry_version: String,
+    /// What decides besides levels, tables and routes.
+    pub settings: MappedSettings,
     /// What happens to a level by default, by destination.
     pub levels: Vec<MappedLevel>,
-    /// The tables that rows go to.
+    /// The tables that rows go to; the first is the primary.
     pub tables: Vec<MappedTable>,
+    /// Which events go where; the first that matches decides, and without one the primary table gets the event.
+    pub routes: Vec<MappedRoute>,
     /// The columns that every row has besides its attributes.
-    pub envelope: Vec<&'static str>,
+    pub envelope: Vec<String>,
     /// Every declared event, by name.
     pub events: Vec<MappedEvent>,
 }
 
+/// What decides about records as wholes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedSettings {
+    /// Events from later than this after they arrive are rejected.
+    pub future_max_ms: u64,
+    /// Events from longer ago than this are rejected.
+    pub age_max_ms: u64,
+    /// Longest value.
+    pub value_bytes_max: u64,
+    /// The attribute in which a record states its own level.
+    pub level_attribute: String,
+    /// The attribute in which a record states its own category.
+    pub category_attribute: String,
+    /// The attribute that names the tenant, where tenants have keys of their own.
+    pub tenant_attribute: Option<String>,
+    /// An event that breaks its contract is set aside.
+    pub quarantine_broken: bool,
+    /// An undeclared event is set aside.
+    pub quarantine_undeclared: bool,
+}
+
 /// What happens to a level.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MappedLevel {
     /// The level.
-    pub level: &'static str,
+    pub level: String,
     /// The treatment, by destination.
     pub treatments: BTreeMap<Destination, String>,
+    /// The rule that decides it, by destination.
+    pub rules: BTreeMap<Destination, String>,
 }
 
 /// A table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MappedTable {
     /// `namespace.table`.
     pub name: String,
@@ -54,17 +81,43 @@ pub struct MappedTable {
     pub warehouse: String,
     /// How long its rows are kept; None where nothing ends it.
     pub retention: Option<String>,
+    /// Its own treatments, by level. [`DataMap::of`] fills this in.
+    pub policy: BTreeMap<String, String>,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedRoute {
+    /// The event's category; None for all.
+    pub category: Option<String>,
+    /// Names of events, or their beginnings and `*`; empty for all.
+    pub events: Vec<String>,
+    /// A resource attribute and its value.
+    pub resource: Option<MappedResource>,
+    /// The decision on the event's consent.
+    pub consent: Option<String>,
+    /// Where it leads; None where events are dropped.
+    pub table: Option<String>,
+}
+
+/// A condition on a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedResource {
+    /// The attribute's key.
+    pub key: String,
+    /// Its value as text.
+    pub value: String,
 }
 
 /// An event.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MappedEvent {
     /// Its name.
     pub name: String,
     /// What it is for: `product`, `operational` or `security`.
-    pub category: &'static str,
+    pub category: String,
     /// The least level of its attributes.
-    pub level: &'static str,
+    pub level: String,
     /// One line for people.
     pub brief: String,
     /// False where the event as a whole is too sensitive to be stored.
@@ -74,7 +127,7 @@ pub struct MappedEvent {
 }
 
 /// An attribute, as one event uses it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MappedAttribute {
     /// The key on the wire.
     pub key: String,
@@ -84,20 +137,41 @@ pub struct MappedAttribute {
     #[serde(rename = "type")]
     pub ty: String,
     /// The values that an enum admits; empty for other types.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub members: Vec<String>,
+    /// The type of an enum's values, `string` or `int`; None for other types.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub members_type: Option<String>,
     /// One line for people.
     pub brief: String,
     /// The level in force.
-    pub level: &'static str,
+    pub level: String,
     /// `required` or `optional`.
-    pub requirement: &'static str,
-    /// The treatment, by destination.
+    pub requirement: String,
+    /// The treatment that the registry names for it, whatever its level.
+    pub declared_treatment: Option<String>,
+    /// The treatment, by destination; of the warehouse, that of tables without a policy of their own.
     pub treatments: BTreeMap<Destination, String>,
+    /// The rule that decides it, by destination.
+    pub rules: BTreeMap<Destination, String>,
+    /// The treatment in each table that has a policy of its own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub tables: BTreeMap<String, MappedTreatment>,
+    /// What is done to text before a pseudonym is made of it: `trim`, `lowercase`.
+    pub normalise: Vec<String>,
     /// Whose value it may hold: `anyone` or `server`.
-    pub trust: &'static str,
-    /// What happens where a kept value holds a leak: `mask` or `drop`; None where its values cannot hold one.
-    pub leaks: Option<&'static str>,
+    pub trust: String,
+    /// What happens where a kept value holds a leak: `mask`, `drop` or `quarantine`; None where its values cannot hold one.
+    pub leaks: Option<String>,
+}
+
+/// A treatment, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedTreatment {
+    /// The treatment.
+    pub treatment: String,
+    /// The rule that decides it.
+    pub rule: String,
 }
 
 impl DataMap {
@@ -105,20 +179,22 @@ impl DataMap {
     #[must_use]
     pub fn of(gate: &Gate, tables: Vec<MappedTable>) -> Self {
         let registry = gate.registry();
-        let levels = PrivacyLevel::ALL.map(|level| MappedLevel {
-            level: level.as_str(),
-            treatments: treatments(
-                gate,
-                &EventAttribute { attribute: 0, requirement: Requirement::Optional, privacy: level, treatment: None },
-            ),
-        });
+        let levels = PrivacyLevel::ALL.map(|level| mapped_level(gate, level));
+        let own = |name: &str| gate.options.tables.iter().find(|table| table.name == name);
+        let with_policy = |table: MappedTable| {
+            let levels = own(&table.name).into_iter().flat_map(|own| own.levels.iter());
+            let policy = levels.map(|(level, one)| (level.as_str().to_owned(), one.to_string())).collect();
+            MappedTable { policy, ..table }
+        };
         Self {
-            format: FORMAT,
+            format: FORMAT.to_owned(),
             policy_version: gate.policy_version().to_owned(),
             registry_version: registry.version().to_owned(),
+            settings: settings(&gate.options),
             levels: levels.into(),
-            tables,
-            envelope: ENVELOPE_COLUMNS.into(),
+            tables: tables.into_iter().map(with_policy).collect(),
+            routes: gate.options.routes.iter().map(|route| mapped_route(gate, route)).collect(),
+            envelope: ENVELOPE_COLUMNS.map(str::to_owned).into(),
             events: registry.events().iter().map(|event| mapped_event(gate, event)).collect(),
         }
     }
@@ -135,6 +211,75 @@ impl DataMap {
     }
 }
 
+impl MappedAttribute {
+    /// What becomes of it in a table.
+    #[must_use]
+    pub fn treatment_in(&self, table: &str) -> &str {
+        let general = || self.treatments.get(&Destination::Warehouse).map_or("drop", String::as_str);
+        self.tables.get(table).map_or_else(general, |own| own.treatment.as_str())
+    }
+
+    /// Its type with the values that an enum admits, so that two declarations can be compared.
+    #[must_use]
+    pub fn full_type(&self) -> String {
+        if self.members.is_empty() { self.ty.clone() } else { format!("enum of {}", self.members.join(", ")) }
+    }
+}
+
+fn settings(options: &GateOptions) -> MappedSettings {
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    MappedSettings {
+        future_max_ms: millis(options.future_max),
+        age_max_ms: millis(options.age_max),
+        value_bytes_max: options.value_bytes_max as u64,
+        level_attribute: options.level_key.clone(),
+        category_attribute: options.category_key.clone(),
+        tenant_attribute: options.tenant_key.clone(),
+        quarantine_broken: options.quarantine_broken,
+        quarantine_undeclared: options.quarantine_undeclared,
+    }
+}
+
+fn mapped_level(gate: &Gate, level: PrivacyLevel) -> MappedLevel {
+    let plain =
+        EventAttribute { attribute: 0, requirement: Requirement::Optional, privacy: level, treatment: None };
+    let (treatments, rules) = decided(gate, &plain);
+    MappedLevel { level: level.as_str().to_owned(), treatments, rules }
+}
+
+fn mapped_route(gate: &Gate, route: &Route) -> MappedRoute {
+    let Route { category, events, resource, consent, target } = route;
+    MappedRoute {
+        category: category.map(|category| category.as_str().to_owned()),
+        events: events
+            .iter()
+            .map(|pattern| match pattern {
+                EventPattern::Name(name) => name.clone(),
+                EventPattern::Prefix(prefix) => format!("{prefix}*"),
+            })
+            .collect(),
+        resource: resource.as_ref().map(|ResourceMatch { key, value }| MappedResource {
+            key: key.clone(),
+            value: value.clone(),
+        }),
+        consent: consent.map(|consent| consent_name(consent).to_owned()),
+        table: match target {
+            RouteTarget::Drop => None,
+            RouteTarget::Table(place) => gate.options.tables.get(*place).map(|table| table.name.clone()),
+        },
+    }
+}
+
+/// A decision on consent, as rows have it.
+pub(super) fn consent_name(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Granted => "granted",
+        Decision::Denied => "denied",
+        Decision::Unknown => "unknown",
+        Decision::NotRequired => "not_required",
+    }
+}
+
 fn mapped_event(gate: &Gate, event: &Event) -> MappedEvent {
     let stored = event.privacy != PrivacyLevel::Sensitive;
     let attribute = |used: &EventAttribute| {
@@ -143,8 +288,8 @@ fn mapped_event(gate: &Gate, event: &Event) -> MappedEvent {
     };
     MappedEvent {
         name: event.name.clone(),
-        category: event.category.as_str(),
-        level: event.privacy.as_str(),
+        category: event.category.as_str().to_owned(),
+        level: event.privacy.as_str().to_owned(),
         brief: event.brief.clone(),
         stored,
         attributes: event.attributes.iter().filter_map(attribute).collect(),
@@ -154,38 +299,71 @@ fn mapped_event(gate: &Gate, event: &Event) -> MappedEvent {
 fn mapped_attribute(gate: &Gate, attribute: &Attribute, used: &EventAttribute) -> MappedAttribute {
     let columns = gate.registry().columns();
     let (ty, members) = spelt(&attribute.ty);
+    let (treatments, rules) = decided(gate, used);
     MappedAttribute {
         key: attribute.key.clone(),
         column: columns.get(attribute.column).map(|column| column.name.clone()).unwrap_or_default(),
         ty,
         members,
+        members_type: match &attribute.ty {
+            AttributeType::Enum { values, .. } => Some(spelt_primitive(*values).to_owned()),
+            _ => None,
+        },
         brief: attribute.brief.clone(),
-        level: used.privacy.as_str(),
+        level: used.privacy.as_str().to_owned(),
         requirement: match used.requirement {
-            Requirement::Required => "required",
-            Requirement::Optional => "optional",
+            Requirement::Required => "required".to_owned(),
+            Requirement::Optional => "optional".to_owned(),
         },
-        treatments: treatments(gate, used),
+        declared_treatment: used.treatment.map(|treatment| treatment.to_string()),
+        treatments,
+        rules,
+        tables: in_tables(gate, used),
+        normalise: steps(attribute.normalise),
         trust: match attribute.trust {
-            Trust::Anyone => "anyone",
-            Trust::Server => "server",
+            Trust::Anyone => "anyone".to_owned(),
+            Trust::Server => "server".to_owned(),
         },
-        leaks: holds_free_text(&attribute.ty).then_some(match attribute.leaks {
-            LeakAction::Mask => "mask",
-            LeakAction::Drop => "drop",
-            LeakAction::Quarantine => "quarantine",
+        leaks: holds_free_text(&attribute.ty).then(|| match attribute.leaks {
+            LeakAction::Mask => "mask".to_owned(),
+            LeakAction::Drop => "drop".to_owned(),
+            LeakAction::Quarantine => "quarantine".to_owned(),
         }),
     }
 }
 
-/// What happens to an attribute of an event, by destination, in the primary table.
-fn treatments(gate: &Gate, used: &EventAttribute) -> BTreeMap<Destination, String> {
+/// What happens to an attribute of an event, and which rule says so, by destination.
+fn decided(
+    gate: &Gate,
+    used: &EventAttribute,
+) -> (BTreeMap<Destination, String>, BTreeMap<Destination, String>) {
     let rules = &gate.options.rules;
-    let of = |destination| match destination {
-        Destination::Warehouse => rules.warehouse(used, "", &LevelTreatments::default()),
-        Destination::Amplitude => rules.amplitude(used),
+    let of = |destination| -> (Treatment, Rule) {
+        match destination {
+            Destination::Warehouse => rules.warehouse(used, "", &LevelTreatments::default()),
+            Destination::Amplitude => rules.amplitude(used),
+        }
     };
-    Destination::ALL.into_iter().map(|destination| (destination, of(destination).0.to_string())).collect()
+    let found = Destination::ALL.map(|destination| (destination, of(destination)));
+    let treatments = found.iter().map(|(at, (treatment, _))| (*at, treatment.to_string())).collect();
+    let rules = found.iter().map(|(at, (_, rule))| (*at, rule.to_string())).collect();
+    (treatments, rules)
+}
+
+/// What happens to an attribute in the tables that have a policy of their own.
+fn in_tables(gate: &Gate, used: &EventAttribute) -> BTreeMap<String, MappedTreatment> {
+    let own = gate.options.tables.iter().filter(|table| !table.levels.is_empty());
+    own.map(|table| {
+        let (treatment, rule) = gate.options.rules.warehouse(used, &table.name, &table.levels);
+        let mapped = MappedTreatment { treatment: treatment.to_string(), rule: rule.to_string() };
+        (table.name.clone(), mapped)
+    })
+    .collect()
+}
+
+fn steps(normalise: Normalisation) -> Vec<String> {
+    let steps = [(normalise.trim, "trim"), (normalise.lowercase, "lowercase")];
+    steps.into_iter().filter(|(taken, _)| *taken).map(|(_, step)| step.to_owned()).collect()
 }
 
 /// True where a kept value can hold text that a sender chose; only such are scanned.
@@ -198,17 +376,20 @@ fn holds_free_text(ty: &AttributeType) -> bool {
     }
 }
 
-/// A type as registry files spell it, and the members of an enum.
-fn spelt(ty: &AttributeType) -> (String, Vec<String>) {
-    let primitive = |primitive: &Primitive| match primitive {
+fn spelt_primitive(primitive: Primitive) -> &'static str {
+    match primitive {
         Primitive::String => "string",
         Primitive::Int => "int",
         Primitive::Double => "double",
         Primitive::Boolean => "boolean",
-    };
+    }
+}
+
+/// A type as registry files spell it, and the members of an enum.
+fn spelt(ty: &AttributeType) -> (String, Vec<String>) {
     match ty {
-        AttributeType::Scalar(of) => (primitive(of).to_owned(), Vec::new()),
-        AttributeType::Array(of) => (format!("{}[]", primitive(of)), Vec::new()),
+        AttributeType::Scalar(of) => (spelt_primitive(*of).to_owned(), Vec::new()),
+        AttributeType::Array(of) => (format!("{}[]", spelt_primitive(*of)), Vec::new()),
         AttributeType::Any => ("any".to_owned(), Vec::new()),
         AttributeType::Template(entry) => (format!("template[{}]", spelt(entry).0), Vec::new()),
         AttributeType::Enum { members, .. } => ("enum".to_owned(), members.clone()),
@@ -216,10 +397,14 @@ fn spelt(ty: &AttributeType) -> (String, Vec<String>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::privacy::AttributeOutcome;
-    use crate::privacy::tests::fixture::{COMMITTED, Sent, clear_with, gate};
+    use crate::privacy::tests::fixture::{COMMITTED, Sent, clear_with, gate, key};
+    use crate::privacy::{Rules, TableRules};
+    use crate::registry::{Category, Registry};
+    use serde_json::json;
+    use std::sync::Arc;
 
     fn map() -> DataMap {
         DataMap::of(&gate(), Vec::new())
@@ -266,13 +451,142 @@ mod tests {
         }
     }
 
+    /// A registry and a policy in which something decides at each place that can decide.
+    pub(crate) const FILE: &str = r#"
+file_format: definition/2
+attributes:
+  - {key: a.plain, type: int, stability: stable, brief: A number., annotations: {esker: {privacy: internal, trust: server}}}
+  - {key: a.mail, type: string, stability: stable, brief: An address., annotations: {esker: {privacy: personal, normalise: email}}}
+  - {key: a.ip, type: string, stability: stable, brief: A client., annotations: {esker: {privacy: personal, treatment: truncate_ip}}}
+  - {key: a.text, type: string, stability: stable, brief: Text., annotations: {esker: {privacy: internal, leaks: drop}}}
+  - {key: a_text, type: string, stability: stable, brief: Text., annotations: {esker: {privacy: internal, same_column_as: a.text}}}
+  - {key: a.note, type: "template[string]", stability: stable, brief: Notes., annotations: {esker: {privacy: internal}}}
+  - key: a.kind
+    type: {members: [{id: one, value: 1, stability: stable, brief: x}, {id: two, value: 2, stability: stable, brief: x}]}
+    stability: stable
+    brief: A kind.
+    annotations: {esker: {privacy: public}}
+events:
+  - name: a.done
+    stability: stable
+    brief: Done.
+    annotations: {esker: {category: product}}
+    attributes:
+      - {ref: a.plain, requirement_level: required}
+      - {ref: a.mail}
+      - {ref: a.ip}
+      - {ref: a.text}
+      - {ref: a_text}
+      - {ref: a.note}
+      - {ref: a.kind}
+  - name: b.failed
+    stability: stable
+    brief: Failed.
+    annotations: {esker: {category: security}}
+    attributes:
+      - {ref: a.text, annotations: {esker: {privacy: sensitive}}}
+      - {ref: a.kind, annotations: {esker: {privacy: internal}}}
+"#;
+
+    pub(crate) fn rich_gate() -> Gate {
+        let levels = |value: serde_json::Value| LevelTreatments::parse(value.as_object().unwrap()).unwrap();
+        let registry = Registry::from_files(&[("a.yaml".to_owned(), FILE.to_owned())]).unwrap();
+        let table = |name: &str, levels| TableRules { name: name.to_owned(), levels };
+        let options = GateOptions {
+            rules: Rules {
+                warehouse: levels(json!({"personal": "pseudonymise"})),
+                amplitude: levels(json!({"internal": "drop"})),
+            },
+            tables: vec![
+                table("product.events", LevelTreatments::default()),
+                table("eu.events", levels(json!({"personal": "drop", "public": {"coarsen": 2}}))),
+            ],
+            routes: vec![
+                Route {
+                    category: Some(Category::Security),
+                    events: vec![EventPattern::Prefix("b.".to_owned())],
+                    resource: Some(ResourceMatch { key: "region".to_owned(), value: "eu".to_owned() }),
+                    consent: None,
+                    target: RouteTarget::Table(1),
+                },
+                Route {
+                    category: None,
+                    events: vec![EventPattern::Name("b.failed".to_owned())],
+                    resource: None,
+                    consent: None,
+                    target: RouteTarget::Drop,
+                },
+            ],
+            ..GateOptions::default()
+        };
+        Gate::new(Arc::new(registry), &key(), options).unwrap()
+    }
+
+    pub(crate) fn rich_map() -> DataMap {
+        let table = |name: &str| MappedTable {
+            name: name.to_owned(),
+            warehouse: "file:///data".to_owned(),
+            ..MappedTable::default()
+        };
+        DataMap::of(&rich_gate(), vec![table("product.events"), table("eu.events")])
+    }
+
     #[test]
     fn what_an_event_refines_is_in_force_there() {
-        let map = map();
-        let level = |event: &str| {
-            map.uses().find(|(e, a)| e.name == event && a.key == "environment.id").unwrap().1.level
+        let map = rich_map();
+        let level = |event: &str, key: &str| {
+            map.uses().find(|(e, a)| e.name == event && a.key == key).unwrap().1.level.clone()
         };
-        assert_eq!((level(COMMITTED), level("billing.invoice.sent")), ("internal", "internal"));
+        assert_eq!((level("a.done", "a.text"), level("b.failed", "a.text")), ("internal".into(), "sensitive".into()));
+        assert_eq!((level("a.done", "a.kind"), level("b.failed", "a.kind")), ("public".into(), "internal".into()));
+    }
+
+    #[test]
+    fn each_treatment_names_the_rule_that_decided_it() {
+        let map = rich_map();
+        let of = |event: &str, key: &str| {
+            let (_, one) = map.uses().find(|(e, a)| e.name == event && a.key == key).unwrap();
+            let at = |destination| format!("{}: {}", one.treatments[&destination], one.rules[&destination]);
+            let own = &one.tables["eu.events"];
+            (at(Destination::Warehouse), at(Destination::Amplitude), format!("{}: {}", own.treatment, own.rule))
+        };
+        let texts = |one: &str, two: &str, three: &str| (one.to_owned(), two.to_owned(), three.to_owned());
+        assert_eq!(
+            of("a.done", "a.plain"),
+            texts(
+                "keep: default for internal in warehouse",
+                "drop: privacy.policy.amplitude.internal",
+                "keep: default for internal in warehouse"
+            )
+        );
+        assert_eq!(
+            of("a.done", "a.mail"),
+            texts(
+                "pseudonymise: privacy.policy.warehouse.personal",
+                "drop: default for personal in amplitude",
+                "drop: tables.policy.personal of eu.events"
+            )
+        );
+        assert_eq!(of("a.done", "a.ip").0, "truncate_ip: treatment in schemas/");
+        assert_eq!(of("a.done", "a.kind").2, "coarsen to 2: tables.policy.public of eu.events");
+        assert_eq!(of("b.failed", "a.text").0, "drop: sensitive values are never stored");
+        assert_eq!(map.tables[1].policy["public"], "coarsen to 2");
+        assert!(map.tables[0].policy.is_empty());
+        let plain = map.uses().find(|(_, one)| one.key == "a.plain").unwrap().1;
+        assert_eq!((plain.trust.as_str(), plain.requirement.as_str()), ("server", "required"));
+        let mail = map.uses().find(|(_, one)| one.key == "a.mail").unwrap().1;
+        assert_eq!(mail.normalise, ["trim", "lowercase"]);
+        assert_eq!((mail.treatment_in("eu.events"), mail.treatment_in("product.events")), ("drop", "pseudonymise"));
+    }
+
+    #[test]
+    fn routes_are_in_the_map_and_the_map_is_read_back_as_it_was() {
+        let map = rich_map();
+        let [first, second] = map.routes.as_slice() else { panic!("{:?}", map.routes) };
+        assert_eq!((first.table.as_deref(), second.table.as_deref()), (Some("eu.events"), None));
+        assert_eq!((first.category.as_deref(), first.events[0].as_str()), (Some("security"), "b.*"));
+        let json = serde_json::to_string(&map).unwrap();
+        assert_eq!(serde_json::from_str::<DataMap>(&json).unwrap(), map);
     }
 
     #[test]
@@ -280,7 +594,7 @@ mod tests {
         let map = map();
         let of = |key: &str| {
             let (_, one) = map.uses().find(|(e, a)| e.name == COMMITTED && a.key == key).unwrap();
-            (one.ty.clone(), one.members.len(), one.leaks)
+            (one.ty.clone(), one.members.len(), one.leaks.as_deref())
         };
         assert_eq!(of("organisation.id"), ("int".to_owned(), 0, None));
         assert_eq!(of("segment.ids"), ("int[]".to_owned(), 0, None));

@@ -280,6 +280,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         };
         let Some(actions) = self.gate.policy.actions(table, event) else { return EventOutcome::RoutedNowhere };
         self.store.begin();
+        self.store.subject_column = self.subject_column(event);
         let service = self.resources.get(record.resource as usize).and_then(|resource| resource.service_name);
         self.drift.declared(event, record.resource, service);
         let uid = self.attributes(candidate, plan, actions.of(strip_identity));
@@ -347,20 +348,21 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
     }
 
+    /// The column that names whose consent an event withdraws or gives again.
+    fn subject_column(&self, event: u32) -> Option<u32> {
+        let withdrawal = self.gate.registry.events().get(event as usize)?.withdrawal?;
+        Some(self.gate.registry.attributes().get(withdrawal.subject)?.column as u32)
+    }
+
     /// Notes whose consent the event withdraws or gives again.
     fn note_withdrawal(&mut self, event: u32) {
-        let registry = &self.gate.registry;
-        let Some(declared) = registry.events().get(event as usize) else { return };
+        let Some(declared) = self.gate.registry.events().get(event as usize) else { return };
         let Some(withdrawal) = declared.withdrawal else { return };
-        let Some(subject) = registry.attributes().get(withdrawal.subject) else { return };
-        let value = self.store.value_of(subject.column as u32);
-        if let Some(pseudonym) = value.as_ref().and_then(|value| value.text(&self.store.made)) {
-            self.withdrawals.push(StatedWithdrawal {
-                event_name: declared.name.clone(),
-                subject: pseudonym.to_owned(),
-                lifts: withdrawal.lifts,
-            });
-        }
+        self.withdrawals.extend(self.store.subjects.drain(..).map(|subject| StatedWithdrawal {
+            event_name: declared.name.clone(),
+            subject,
+            lifts: withdrawal.lifts,
+        }));
     }
 
     /// Whether the event breaks its contract: a wrong value, or none where one is required.

@@ -123,18 +123,27 @@ impl Router {
         resource: &[bool],
         consent: Option<Decision>,
     ) -> RouteTarget {
+        let mut matching = self.matching(event, category, resource);
+        let taken = matching.find(|(_, route)| route.consent.is_none_or(|wanted| Some(wanted) == consent));
+        taken.map_or(RouteTarget::Table(0), |(_, route)| route.target)
+    }
+
+    /// The routes that match an event whatever its consent is, and their places, in order.
+    pub(super) fn matching(
+        &self,
+        event: u32,
+        category: Category,
+        resource: &[bool],
+    ) -> impl Iterator<Item = (usize, &Route)> {
         let candidates = self.candidates.get(event as usize).map(|all| &**all).unwrap_or_default();
-        let matching = candidates.iter().find_map(|number| {
-            let route = self.routes.get(usize::from(*number))?;
+        candidates.iter().filter_map(move |number| {
+            let number = usize::from(*number);
+            let route = self.routes.get(number)?;
             // A record without a resource meets no condition on one.
-            let resource =
-                resource.get(usize::from(*number)).copied().unwrap_or_else(|| route.resource.is_none());
-            let holds = resource
-                && route.category.is_none_or(|wanted| wanted == category)
-                && route.consent.is_none_or(|wanted| Some(wanted) == consent);
-            holds.then_some(route.target)
-        });
-        matching.unwrap_or(RouteTarget::Table(0))
+            let resource = resource.get(number).copied().unwrap_or_else(|| route.resource.is_none());
+            let holds = resource && route.category.is_none_or(|wanted| wanted == category);
+            holds.then_some((number, route))
+        })
     }
 }
 

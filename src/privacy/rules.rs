@@ -11,7 +11,7 @@ use crate::registry::{EventAttribute, PrivacyLevel, TREATMENTS, Treatment};
 const LEVELS: usize = PrivacyLevel::ALL.len();
 
 /// Where stored values go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Destination {
     /// The tables.
@@ -84,6 +84,11 @@ impl LevelTreatments {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
+    }
+
+    /// The levels that it says something of, and what.
+    pub fn iter(&self) -> impl Iterator<Item = (PrivacyLevel, Treatment)> {
+        PrivacyLevel::ALL.into_iter().filter_map(|level| Some((level, self.of(level)?)))
     }
 
     fn of(&self, level: PrivacyLevel) -> Option<Treatment> {

@@ -22,6 +22,10 @@ pub(super) struct Store<'a> {
     made_start: usize,
     /// The current record's tenant, where the policy knows tenants and the record names one.
     pub(super) tenant: Option<String>,
+    /// The column of the attribute that names whose consent the current record withdraws or gives again.
+    pub(super) subject_column: Option<u32>,
+    /// That subject's pseudonyms, under every key: it must be found again under each.
+    pub(super) subjects: Vec<String>,
     /// Some pseudonym of the current record is that of a subject who withdrew.
     pub(super) withdrawn: bool,
 }
@@ -36,6 +40,7 @@ impl<'a> Store<'a> {
         self.record_start = self.values.len();
         self.made_start = self.made.len();
         self.withdrawn = false;
+        self.subjects.clear();
     }
 
     /// Takes back what the current record has stored.
@@ -52,11 +57,6 @@ impl<'a> Store<'a> {
 
     pub(super) fn is_taken(&self, column: u32) -> bool {
         self.values.iter().skip(self.record_start).any(|(taken, _)| *taken == column)
-    }
-
-    /// The value that the current record has in a column.
-    pub(super) fn value_of(&self, column: u32) -> Option<ClearedValue<'a>> {
-        self.values.iter().skip(self.record_start).find(|(taken, _)| *taken == column).map(|(_, value)| *value)
     }
 
     /// Reads, treats and stores an attribute's value.
@@ -193,6 +193,9 @@ impl<'a> Store<'a> {
             let tenant = self.tenant.as_deref();
             // Nothing is not somebody: without this, all who have no id would be one person.
             let code = if text.is_empty() { Some(None) } else { gate.pseudonyms.code(tenant, &text).map(Some) };
+            if self.subject_column == Some(plan.column) && !text.is_empty() {
+                self.subjects = gate.pseudonyms.all(tenant, &text).collect();
+            }
             (code, !text.is_empty() && gate.is_withdrawn(tenant, &text))
         };
         self.withdrawn |= withdrawn;

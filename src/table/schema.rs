@@ -170,6 +170,15 @@ pub(super) fn evolution(
     Ok(Some(SchemaChange { requirements, updates }))
 }
 
+/// Every column that has another type in the table.
+pub(super) fn type_conflicts<'c>(
+    loaded: &'c Loaded,
+    columns: &'c [TableColumn],
+) -> impl Iterator<Item = TableError> + 'c {
+    let schema = loaded.metadata.current_schema();
+    columns.iter().filter_map(|column| check_type(schema.field_by_name(&column.name)?, column).err())
+}
+
 /// The update that makes the table record the retention in force; None where it does. What is no longer configured is
 /// removed: the configuration is what counts.
 pub(super) fn retention_change(loaded: &Loaded, days: Option<u32>) -> Option<SchemaChange> {

@@ -24,7 +24,8 @@ const LEVELS: [(&str, &str); 5] = [
     ("sensitive", "Secrets and special categories of personal data; no configuration can keep them"),
 ];
 
-const TREATMENTS: [(&str, &str); 3] = [
+/// By the first word of a treatment; the rest is its parameter.
+const TREATMENTS: [(&str, &str); 7] = [
     (
         "keep",
         "The value itself. Kept text is scanned, and what looks like an e-mail address or a secret is masked",
@@ -33,11 +34,15 @@ const TREATMENTS: [(&str, &str); 3] = [
         "pseudonymise",
         "A keyed code (HMAC-SHA256) in place of the value: equal values stay equal, and without the key nobody can tell which value it was. It remains personal data for whoever holds the key",
     ),
+    ("mask", "The value without what the scan finds in it (or the named classes of that), each replaced with the name of its class"),
+    ("truncate_ip", "The network of an IP address: /24 of an IPv4 address, /48 of an IPv6 address"),
+    ("coarsen", "A number down to a multiple of the given one, or a time down to its day or month"),
+    ("keep_domain", "The domain of an e-mail address"),
     ("drop", "Nothing. The value is discarded in memory, before anything is written"),
 ];
 
 /// What each column of the envelope holds.
-const ENVELOPE: [(&str, &str); 13] = [
+const ENVELOPE: [(&str, &str); 14] = [
     ("event_id", "The event's id, from the sender or computed with a key"),
     ("event_name", "Which event it is, as declared here"),
     ("category", "What the event is for, as declared here"),
@@ -52,7 +57,8 @@ const ENVELOPE: [(&str, &str); 13] = [
         "The request that it belongs to, a random number; joins events of one request, also with traces kept elsewhere",
     ),
     ("span_id", "The step of that request, a random number"),
-    ("consent", "The consent under which it is kept"),
+    ("consent", "The decision on consent under which it is kept; empty where no rule asks for one"),
+    ("consent_basis", "What decided on the consent; empty where no rule asks for one"),
     ("policy_version", "The version of this policy that let it pass"),
 ];
 
@@ -64,6 +70,7 @@ pub(super) fn document(map: &DataMap) -> String {
     purposes(&mut text, map);
     levels(&mut text, map);
     storage(&mut text, map);
+    routes(&mut text, map);
     safeguards(&mut text);
     personal_data(&mut text, map);
     envelope(&mut text, map);
@@ -96,7 +103,9 @@ fn head(text: &mut String, map: &DataMap) {
     let stored = map.events.iter().filter(|event| event.stored).count();
     let treated = |treatment: &str| {
         let keys =
-            map.uses().filter(|(_, one)| one.treatments.get(&Destination::Warehouse).is_some_and(|one| one == treatment));
+            map.uses().filter(|(_, one)| {
+                one.treatments.get(&Destination::Warehouse).is_some_and(|one| word(one) == treatment)
+            });
         keys.map(|(_, one)| one.key.as_str()).collect::<BTreeSet<_>>().len()
     };
     text.push_str("| | |\n|---|---|\n");
@@ -110,9 +119,11 @@ fn head(text: &mut String, map: &DataMap) {
     writeln!(text, "| Events | {}, of which {stored} are stored |", map.events.len()).ok();
     writeln!(text, "| Attributes | {} |", map.keys().len()).ok();
     writeln!(text, "| kept as they are | {} |", treated("keep")).ok();
+    let reduced = ["mask", "truncate_ip", "coarsen", "keep_domain"].map(treated).iter().sum::<usize>();
+    writeln!(text, "| kept in part | {reduced} |").ok();
     writeln!(text, "| kept as pseudonyms | {} |", treated("pseudonymise")).ok();
     writeln!(text, "| received and never stored | {} |", treated("drop")).ok();
-    if map.uses().map(|(_, one)| (&one.key, one.level)).collect::<BTreeSet<_>>().len() > map.keys().len() {
+    if map.uses().map(|(_, one)| (&one.key, &one.level)).collect::<BTreeSet<_>>().len() > map.keys().len() {
         text.push_str(
             "\nSome attributes have another level on some events, and count in two lines here and below.\n",
         );
@@ -131,18 +142,23 @@ fn levels(text: &mut String, map: &DataMap) {
     text.push_str("\n## Levels and treatments\n\nEach attribute has a level; the level decides the treatment at each destination.\n\n");
     let mut titles = vec!["Level".to_owned(), "Meaning".to_owned()];
     titles.extend(Destination::ALL.map(title));
-    titles.push("Attributes".to_owned());
+    titles.extend(["Decided by", "Attributes"].map(str::to_owned));
     row(text, &titles);
     row(text, &titles.iter().map(|_| "---".to_owned()).collect::<Vec<_>>());
     for level in &map.levels {
         let meaning = LEVELS.iter().find(|(name, _)| *name == level.level).map_or("", |(_, meaning)| meaning);
         let keys: BTreeSet<_> =
             map.uses().filter(|(_, one)| one.level == level.level).map(|(_, one)| &one.key).collect();
-        let mut cells = vec![level.level.to_owned(), meaning.to_owned()];
+        let mut cells = vec![level.level.clone(), meaning.to_owned()];
         cells.extend(treatments(&level.treatments));
+        cells.push(rules(&level.rules));
         cells.push(keys.len().to_string());
         row(text, &cells);
     }
+    text.push_str(
+        "\nWhat `schemas/` names for an attribute holds over the policy of its level; of that and a table's own policy, the stricter\n\
+         holds. The column *Decided by* of each attribute names the rule.\n",
+    );
     text.push_str(
         "\nA value that cannot be read as the attribute's type is dropped. *Server only* in an attribute's notes: callers can write\n\
          attributes into a service's events (W3C baggage), always as text; what should be a number and is text is dropped.\n",
@@ -167,6 +183,33 @@ fn storage(text: &mut String, map: &DataMap) {
     );
 }
 
+/// Which events go to which table.
+fn routes(text: &mut String, map: &DataMap) {
+    let primary = map.tables.first().map(|table| code(&table.name)).unwrap_or_default();
+    if map.routes.is_empty() {
+        writeln!(text, "\nEvery event goes to {primary}.").ok();
+        return;
+    }
+    text.push_str("\nThe first route that matches decides where an event goes.\n\n");
+    text.push_str("| Route | Category | Events | Resource | Consent | Goes to |\n|---:|---|---|---|---|---|\n");
+    for (number, route) in (1..).zip(&map.routes) {
+        let any = || "any".to_owned();
+        let events: Vec<String> = route.events.iter().map(|event| code(event)).collect();
+        let resource = route.resource.as_ref();
+        let cells = [
+            number.to_string(),
+            route.category.clone().unwrap_or_else(any),
+            if events.is_empty() { any() } else { events.join(", ") },
+            resource.map_or_else(any, |one| format!("{} is {}", code(&one.key), code(&one.value))),
+            route.consent.clone().unwrap_or_else(any),
+            route.table.as_deref().map_or_else(|| "**nowhere: dropped**".to_owned(), code),
+        ];
+        row(text, &cells);
+    }
+    let cells = ["", "any", "any", "any", "any", primary.as_str()].map(str::to_owned);
+    row(text, &cells);
+}
+
 /// The measures that hold whatever the policy says, and what a program cannot know.
 fn safeguards(text: &mut String) {
     text.push_str(
@@ -188,8 +231,8 @@ fn safeguards(text: &mut String) {
 fn personal_data(text: &mut String, map: &DataMap) {
     let mut found: BTreeMap<(&str, &str), (&MappedAttribute, usize)> = BTreeMap::new();
     for (_, one) in map.uses() {
-        if !matches!(one.level, "public" | "internal") {
-            found.entry((&one.key, one.level)).or_insert((one, 0)).1 += 1;
+        if !matches!(one.level.as_str(), "public" | "internal") {
+            found.entry((&one.key, &one.level)).or_insert((one, 0)).1 += 1;
         }
     }
     text.push_str("\n## Personal data and secrets\n\n");
@@ -205,9 +248,9 @@ fn personal_data(text: &mut String, map: &DataMap) {
     row(text, &titles.iter().map(|_| "---".to_owned()).collect::<Vec<_>>());
     let order = |level: &str| LEVELS.iter().position(|(name, _)| *name == level);
     let mut found: Vec<_> = found.into_values().collect();
-    found.sort_by_key(|(one, _)| (order(one.level), one.key.clone()));
+    found.sort_by_key(|(one, _)| (order(&one.level), one.key.clone()));
     for (one, events) in found {
-        let mut cells = vec![code(&one.key), plain(&one.brief), one.level.to_owned()];
+        let mut cells = vec![code(&one.key), plain(&one.brief), one.level.clone()];
         cells.extend(treatments(&one.treatments));
         cells.push(if events == map.events.len() { "all".to_owned() } else { events.to_string() });
         row(text, &cells);
@@ -265,14 +308,17 @@ fn common(map: &DataMap) -> Vec<&MappedAttribute> {
 }
 
 fn same_use(left: &MappedAttribute, right: &MappedAttribute) -> bool {
-    left.key == right.key && left.level == right.level && left.requirement == right.requirement
+    left.key == right.key
+        && left.level == right.level
+        && left.requirement == right.requirement
+        && left.treatments == right.treatments
 }
 
 fn attribute_table(text: &mut String, attributes: &[&MappedAttribute]) {
     let mut titles: Vec<String> =
         ["Attribute", "What it is", "Column", "Type", "Level", "Needed"].map(str::to_owned).into();
     titles.extend(Destination::ALL.map(title));
-    titles.push("Notes".to_owned());
+    titles.extend(["Decided by", "Notes"].map(str::to_owned));
     row(text, &titles);
     row(text, &titles.iter().map(|_| "---".to_owned()).collect::<Vec<_>>());
     for one in attributes {
@@ -280,8 +326,9 @@ fn attribute_table(text: &mut String, attributes: &[&MappedAttribute]) {
         let needed = if one.requirement == "required" { "yes" } else { "" };
         let mut cells = vec![code(&one.key), plain(&one.brief)];
         cells.push(if is_stored { code(&one.column) } else { "–".to_owned() });
-        cells.extend([one.ty.clone(), one.level.to_owned(), needed.to_owned()]);
+        cells.extend([one.ty.clone(), one.level.clone(), needed.to_owned()]);
         cells.extend(treatments(&one.treatments));
+        cells.push(rules(&one.rules));
         cells.push(notes(one, is_stored));
         row(text, &cells);
     }
@@ -296,11 +343,39 @@ fn notes(attribute: &MappedAttribute, is_stored: bool) -> String {
     if attribute.trust == "server" {
         notes.push("server only".to_owned());
     }
-    // Masking is the rule, so that only the exception is worth a word.
-    if is_stored && attribute.leaks == Some("drop") {
-        notes.push("dropped as a whole if it holds a leak".to_owned());
+    if attribute.treatments.values().any(|treatment| treatment == "pseudonymise") && !attribute.normalise.is_empty() {
+        notes.push(format!("before the pseudonym is made: {}", attribute.normalise.join(", ")));
+    }
+    // Masking is the rule, so that only the exceptions are worth a word.
+    match attribute.leaks.as_deref() {
+        Some("drop") if is_stored => notes.push("dropped as a whole if it holds a leak".to_owned()),
+        Some("quarantine") if is_stored => {
+            notes.push("its event is set aside if it holds a leak".to_owned());
+        }
+        _ => {}
+    }
+    for (table, own) in &attribute.tables {
+        if Some(&own.treatment) != attribute.treatments.get(&Destination::Warehouse) {
+            notes.push(format!("in {}: {} ({})", code(table), plain(&own.treatment), plain(&own.rule)));
+        }
     }
     notes.join("; ")
+}
+
+/// The rules behind treatments, each once; the destination stands beside one that does not hold for all.
+fn rules(rules: &BTreeMap<Destination, String>) -> String {
+    let mut named: Vec<&String> = Vec::new();
+    for rule in Destination::ALL.iter().filter_map(|destination| rules.get(destination)) {
+        if !named.contains(&rule) {
+            named.push(rule);
+        }
+    }
+    named.into_iter().map(|rule| plain(rule)).collect::<Vec<_>>().join("; ")
+}
+
+/// A treatment's name without its parameter.
+fn word(treatment: &str) -> &str {
+    treatment.split(' ').next().unwrap_or(treatment)
 }
 
 fn treatments(treatments: &BTreeMap<Destination, String>) -> impl Iterator<Item = String> {
@@ -358,7 +433,7 @@ mod tests {
         let table = MappedTable {
             name: "product.events".to_owned(),
             warehouse: "file:///data".to_owned(),
-            retention: None,
+            ..MappedTable::default()
         };
         DataMap::of(&gate, vec![table])
     }
@@ -434,12 +509,26 @@ mod tests {
     }
 
     #[test]
+    fn the_document_names_rules_routes_and_what_other_tables_do() {
+        let text = document(&crate::privacy::datamap_for_tests());
+        let line = |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_default().to_owned();
+        let mail = line("`a.mail` | An address. | `a_mail`");
+        assert!(mail.contains("| pseudonymise | drop | privacy.policy.warehouse.personal; default for personal in"), "{mail}");
+        assert!(mail.contains("in `eu.events`: drop (tables.policy.personal of eu.events)"), "{mail}");
+        assert!(mail.contains("trim, lowercase"), "{mail}");
+        assert!(line("`a.ip` | A client. | `a_ip`").contains("treatment in schemas/"));
+        assert!(text.contains("| 1 | security | `b.*` | `region` is `eu` | any | `eu.events` |"), "{text}");
+        assert!(text.contains("| 2 | any | `b.failed` | any | any | **nowhere: dropped** |"));
+        assert!(document(&shipped()).contains("Every event goes to `product.events`."));
+    }
+
+    #[test]
     fn each_level_category_and_treatment_of_the_map_has_a_meaning() {
         let map = shipped();
         for level in &map.levels {
             assert!(LEVELS.iter().any(|(name, _)| *name == level.level));
             for treatment in level.treatments.values() {
-                assert!(TREATMENTS.iter().any(|(name, _)| name == treatment), "{treatment}");
+                assert!(TREATMENTS.iter().any(|(name, _)| *name == word(treatment)), "{treatment}");
             }
         }
         for event in &map.events {
