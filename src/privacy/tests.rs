@@ -1,6 +1,7 @@
 //! The gate as a whole: what is stored, what is not, and that every record and attribute is counted once.
 
 pub(crate) mod fixture;
+mod golden;
 
 use proptest::prelude::*;
 
