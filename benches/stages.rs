@@ -51,7 +51,8 @@ impl Stages {
         let registry = Arc::new(Registry::load(&schemas).expect("the bench's registry"));
         let layout = Layout::new(&registry).expect("a layout");
         let key = Keyring::from_secrets(&[7; 32], &[7; 32], &[7; 32]);
-        let gate = Gate::new(Arc::clone(&registry), &key, GateOptions::default()).expect("the rules suit the registry");
+        let gate = Gate::new(Arc::clone(&registry), &key, GateOptions::default())
+            .expect("the rules suit the registry");
         let encoder = Encoder::new(&layout, &registry, gate.policy_version());
         Self { registry, layout, gate, encoder, now_micros: SystemClock.now_micros() }
     }

@@ -97,8 +97,9 @@ impl Intake {
     async fn accept_large(&self, request: Bytes) -> Result<Receipt, Refusal> {
         let _turn = Arc::clone(&self.large).acquire_owned().await.map_err(|_| stopped())?;
         let parts = Arc::clone(&self.parts);
-        let prepared =
-            tokio::task::spawn_blocking(move || parts.prepare(&request, usize::MAX)).await.map_err(|_| stopped())?;
+        let prepared = tokio::task::spawn_blocking(move || parts.prepare(&request, usize::MAX))
+            .await
+            .map_err(|_| stopped())?;
         match prepared? {
             Ok(prepared) => self.parts.store(prepared).await,
             Err(Large) => Err(unencoded()),
@@ -150,11 +151,7 @@ impl Parts {
 
     /// All rows of the request as one payload, so that one frame makes them durable in all tables or in none. None where
     /// nothing is to be stored.
-    fn payload(
-        &self,
-        cleared: &Cleared<'_>,
-        received_micros: i64,
-    ) -> Result<Option<(u32, Bytes)>, Refusal> {
+    fn payload(&self, cleared: &Cleared<'_>, received_micros: i64) -> Result<Option<(u32, Bytes)>, Refusal> {
         let batches = self.encoder.encode(cleared, received_micros).map_err(refuse_unencoded)?;
         let set_aside = match cleared.quarantined() {
             [] => None,

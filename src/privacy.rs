@@ -56,30 +56,31 @@ use crate::secret::{DerivedKey, Keyring};
 use identity::Identities;
 use policy::Policy;
 use quarantined::Quarantine;
-use seal::Recipient;
 use route::Router;
 use scan::Scanner;
+use seal::Recipient;
 
 pub use consent::{
-    AmplitudeConsent, Basis, CONSENT_NAME_BYTES_MAX, ConsentError, ConsentOptions, ConsentPolicy, ConsentSource, Decision,
-    PURPOSES_MAX, Reading, Role, SOURCES_MAX, SourceForm, WarehouseConsent, WarehouseRule,
+    AmplitudeConsent, Basis, CONSENT_NAME_BYTES_MAX, ConsentError, ConsentOptions, ConsentPolicy,
+    ConsentSource, Decision, PURPOSES_MAX, Reading, Role, SOURCES_MAX, SourceForm, WarehouseConsent,
+    WarehouseRule,
 };
+#[cfg(test)]
+pub(crate) use datamap::tests::rich_map as datamap_for_tests;
 pub use datamap::{
-    DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedResource, MappedRoute, MappedSettings, MappedTable,
-    MappedTreatment,
+    DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedResource, MappedRoute, MappedSettings,
+    MappedTable, MappedTreatment,
 };
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
     is_hashed_name, is_shown_name,
 };
-pub use quarantined::{QuarantineReason, QuarantinedEvent};
-#[cfg(test)]
-pub(crate) use datamap::tests::rich_map as datamap_for_tests;
 pub use explain::{ExplainedAttribute, ExplainedEnvelope, ExplainedEvent, LevelSource, explain};
+pub use pseudonym::Pseudonyms;
+pub use quarantined::{QuarantineReason, QuarantinedEvent};
 pub use restore::RestoreError;
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
-pub use pseudonym::Pseudonyms;
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
 pub use withdrawn::{SUBJECTS_MAX, Withdrawn};
 
@@ -184,7 +185,9 @@ pub enum PolicyError {
     #[error(transparent)]
     Consent(#[from] ConsentError),
     /// The tenant's attribute cannot be one.
-    #[error("privacy.tenant_attribute: `{key}` is no declared attribute of type string, int, double or boolean")]
+    #[error(
+        "privacy.tenant_attribute: `{key}` is no declared attribute of type string, int, double or boolean"
+    )]
     Tenant {
         /// Its key.
         key: String,
@@ -308,7 +311,10 @@ fn version(registry: &Registry, options: &GateOptions) -> String {
     // Their debug forms name every field and quote every text, so no two rules have one form.
     let GateOptions { level_key, category_key, tenant_key, rules, tables, routes, consent, .. } = options;
     let quarantine = (options.quarantine_broken, options.quarantine_undeclared);
-    hash.update(format!("{:?}", (level_key, category_key, tenant_key, rules, tables, routes, consent, quarantine)));
+    hash.update(format!(
+        "{:?}",
+        (level_key, category_key, tenant_key, rules, tables, routes, consent, quarantine)
+    ));
     hash.update(registry.version());
     hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

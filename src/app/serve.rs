@@ -130,12 +130,9 @@ impl Service {
         policies::store(config, &gate, destinations.tables()).await?;
         let sockets = Sockets::bind(config).await?;
         let committed = destinations.committed();
-        let (wal, recovery) = Wal::open(
-            files.witnessed(destinations.furthest()),
-            committed,
-            wal_options(config),
-        )
-        .map_err(anyhow::Error::from)?;
+        let (wal, recovery) =
+            Wal::open(files.witnessed(destinations.furthest()), committed, wal_options(config))
+                .map_err(anyhow::Error::from)?;
         log_recovery(&recovery);
         let wal = Arc::new(wal);
         let accounting = Arc::new(Accounting::new());
@@ -173,7 +170,15 @@ impl Service {
             clock,
         };
         let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
-        Self::spawn(config, sockets, Intake::new(parts), flusher, wal, (counts, drift, following), policy_version)
+        Self::spawn(
+            config,
+            sockets,
+            Intake::new(parts),
+            flusher,
+            wal,
+            (counts, drift, following),
+            policy_version,
+        )
     }
 
     fn spawn(

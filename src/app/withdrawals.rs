@@ -100,7 +100,9 @@ async fn read_table(options: &TableOptions, range: TimeRange, withdrawn: &Withdr
 fn add(batch: &RecordBatch, withdrawn: &Withdrawn) {
     let columns = (
         batch.column_by_name(SUBJECT).and_then(|column| column.as_string_opt::<i32>()),
-        batch.column_by_name(EVENT_TIME).and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>()),
+        batch
+            .column_by_name(EVENT_TIME)
+            .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>()),
         batch.column_by_name(LIFTS).and_then(|column| column.as_boolean_opt()),
     );
     let (Some(subjects), Some(times), Some(lifts)) = columns else { return };

@@ -26,9 +26,23 @@ pub const LIFTS: &str = "lifts";
 pub const POLICY_VERSION: &str = "policy_version";
 
 const LAYOUT: [Fixed; 5] = [
-    (EVENT_NAME, ColumnType::String, true, false, true, "The declared event by which consent was withdrawn or given again."),
+    (
+        EVENT_NAME,
+        ColumnType::String,
+        true,
+        false,
+        true,
+        "The declared event by which consent was withdrawn or given again.",
+    ),
     (EVENT_TIME, ColumnType::Timestamp, true, false, true, "When Esker received it: it holds from then on."),
-    (SUBJECT, ColumnType::String, true, true, false, "The pseudonym of the subject, as in the events' own columns."),
+    (
+        SUBJECT,
+        ColumnType::String,
+        true,
+        true,
+        false,
+        "The pseudonym of the subject, as in the events' own columns.",
+    ),
     (LIFTS, ColumnType::Boolean, true, false, false, "True where the event gives consent again."),
     (POLICY_VERSION, ColumnType::String, true, false, true, "The privacy policy that read it."),
 ];

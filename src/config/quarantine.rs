@@ -4,8 +4,8 @@
 
 use serde::Deserialize;
 
-use super::tables::{TableConfig, quarantine_name};
 use super::ConfigError;
+use super::tables::{TableConfig, quarantine_name};
 use crate::privacy::seal::Recipient;
 
 /// Section `quarantine`.

@@ -11,10 +11,10 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::consent::RawConsent;
+use super::quarantine::RawQuarantine;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
 use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
 use crate::privacy::{Destination, LevelTreatments, Rules};
-use super::quarantine::RawQuarantine;
 use crate::receive::decode::{Rule, Source};
 use crate::wal::OnDamage;
 

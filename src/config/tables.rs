@@ -215,11 +215,12 @@ impl RawRoute {
 
 fn pattern(text: String, wrong: &impl Fn(&str, String) -> ConfigError) -> Result<EventPattern, ConfigError> {
     let is_plain = |name: &str| {
-        !name.is_empty()
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     };
     match text.strip_suffix('*') {
-        Some(prefix) if prefix.ends_with('.') && is_plain(prefix) => Ok(EventPattern::Prefix(prefix.to_owned())),
+        Some(prefix) if prefix.ends_with('.') && is_plain(prefix) => {
+            Ok(EventPattern::Prefix(prefix.to_owned()))
+        }
         None if is_plain(&text) => Ok(EventPattern::Name(text)),
         _ => Err(wrong(
             "events",

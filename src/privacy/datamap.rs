@@ -258,10 +258,9 @@ fn mapped_route(gate: &Gate, route: &Route) -> MappedRoute {
                 EventPattern::Prefix(prefix) => format!("{prefix}*"),
             })
             .collect(),
-        resource: resource.as_ref().map(|ResourceMatch { key, value }| MappedResource {
-            key: key.clone(),
-            value: value.clone(),
-        }),
+        resource: resource
+            .as_ref()
+            .map(|ResourceMatch { key, value }| MappedResource { key: key.clone(), value: value.clone() }),
         consent: consent.map(|consent| consent_name(consent).to_owned()),
         table: match target {
             RouteTarget::Drop => None,
@@ -537,8 +536,14 @@ events:
         let level = |event: &str, key: &str| {
             map.uses().find(|(e, a)| e.name == event && a.key == key).unwrap().1.level.clone()
         };
-        assert_eq!((level("a.done", "a.text"), level("b.failed", "a.text")), ("internal".into(), "sensitive".into()));
-        assert_eq!((level("a.done", "a.kind"), level("b.failed", "a.kind")), ("public".into(), "internal".into()));
+        assert_eq!(
+            (level("a.done", "a.text"), level("b.failed", "a.text")),
+            ("internal".into(), "sensitive".into())
+        );
+        assert_eq!(
+            (level("a.done", "a.kind"), level("b.failed", "a.kind")),
+            ("public".into(), "internal".into())
+        );
     }
 
     #[test]
@@ -548,7 +553,11 @@ events:
             let (_, one) = map.uses().find(|(e, a)| e.name == event && a.key == key).unwrap();
             let at = |destination| format!("{}: {}", one.treatments[&destination], one.rules[&destination]);
             let own = &one.tables["eu.events"];
-            (at(Destination::Warehouse), at(Destination::Amplitude), format!("{}: {}", own.treatment, own.rule))
+            (
+                at(Destination::Warehouse),
+                at(Destination::Amplitude),
+                format!("{}: {}", own.treatment, own.rule),
+            )
         };
         let texts = |one: &str, two: &str, three: &str| (one.to_owned(), two.to_owned(), three.to_owned());
         assert_eq!(
@@ -576,7 +585,10 @@ events:
         assert_eq!((plain.trust.as_str(), plain.requirement.as_str()), ("server", "required"));
         let mail = map.uses().find(|(_, one)| one.key == "a.mail").unwrap().1;
         assert_eq!(mail.normalise, ["trim", "lowercase"]);
-        assert_eq!((mail.treatment_in("eu.events"), mail.treatment_in("product.events")), ("drop", "pseudonymise"));
+        assert_eq!(
+            (mail.treatment_in("eu.events"), mail.treatment_in("product.events")),
+            ("drop", "pseudonymise")
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::GateOptions;
-use super::scan::Scanner;
 use super::coerce::unquote;
+use super::scan::Scanner;
 use super::tally::AttributeOutcome;
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawResource, RawValue};
 use crate::registry::{Category, PrivacyLevel};
@@ -42,12 +42,7 @@ impl<'a> ResourceEnvelope<'a> {
         envelope
     }
 
-    fn read(
-        &mut self,
-        attribute: &RawAttribute<'a>,
-        bytes_max: usize,
-        scanner: &Scanner,
-    ) -> Option<&'a str> {
+    fn read(&mut self, attribute: &RawAttribute<'a>, bytes_max: usize, scanner: &Scanner) -> Option<&'a str> {
         let value = match attribute.value {
             RawValue::Str(text) => plausible_name(text, bytes_max, scanner),
             _ => None,
@@ -229,7 +224,10 @@ mod tests {
         assert_eq!(uid(RawValue::Str(b"\"7d4a7b1c-uuid\""), &Scanner::new()), Ok("7d4a7b1c-uuid"));
         assert_eq!(uid(RawValue::Str(b"null"), &Scanner::new()), Err(AttributeOutcome::Null));
         assert_eq!(uid(RawValue::Str(b""), &Scanner::new()), Err(AttributeOutcome::Implausible));
-        assert_eq!(uid(RawValue::Str(b"bob@example.org"), &Scanner::new()), Err(AttributeOutcome::Implausible));
+        assert_eq!(
+            uid(RawValue::Str(b"bob@example.org"), &Scanner::new()),
+            Err(AttributeOutcome::Implausible)
+        );
         assert_eq!(uid(RawValue::Str(&[b'a'; 129]), &Scanner::new()), Err(AttributeOutcome::Implausible));
         assert_eq!(uid(RawValue::Int(1), &Scanner::new()), Err(AttributeOutcome::TypeMismatch));
         assert_eq!(uid(RawValue::Str(b"\xff"), &Scanner::new()), Err(AttributeOutcome::InvalidUtf8));

@@ -12,11 +12,13 @@ use super::datamap::consent_name;
 use super::envelope;
 use super::route::{Route, RouteTarget};
 use super::{
-    AttributeOutcome, Cleared, ClearedEvent, ClearedValue, EventOutcome, Gate, Observer, QuarantinedEvent, Subject,
-    TableRules, Verdict,
+    AttributeOutcome, Cleared, ClearedEvent, ClearedValue, EventOutcome, Gate, Observer, QuarantinedEvent,
+    Subject, TableRules, Verdict,
 };
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
-use crate::registry::{Attribute, AttributeType, Category, Event, EventAttribute, LeakClass, PrivacyLevel, Treatment};
+use crate::registry::{
+    Attribute, AttributeType, Category, Event, EventAttribute, LeakClass, PrivacyLevel, Treatment,
+};
 
 /// What would happen to an event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -232,7 +234,8 @@ impl Explainer<'_, '_> {
     fn event(&self, set_aside: Option<&QuarantinedEvent<'_>>) -> ExplainedEvent {
         let event = self.declared_event();
         let (stated_level, stated_category) = self.stated();
-        let category = event.map(|event| stated_category.map_or(event.category, |one| one.max(event.category)));
+        let category =
+            event.map(|event| stated_category.map_or(event.category, |one| one.max(event.category)));
         let (route, table) = self.destination(category);
         let rules = table.and_then(|place| self.gate.options.tables.get(place));
         let attribute = |one: &SeenAttribute| self.attribute(one, event, rules, stated_level);
@@ -287,7 +290,9 @@ impl Explainer<'_, '_> {
 
     /// The route that decided, and the place of the table that the event goes to.
     fn destination(&self, category: Option<Category>) -> (Option<usize>, Option<usize>) {
-        let (Subject::Declared(event), Some(category)) = (self.seen.subject, category) else { return (None, None) };
+        let (Subject::Declared(event), Some(category)) = (self.seen.subject, category) else {
+            return (None, None);
+        };
         let resource = self.raw.resources.get(self.record.resource as usize);
         let resource = resource.map(|one| self.gate.router.resource(self.raw, one)).unwrap_or_default();
         // The decision on consent is the row's, where there is one; what was dropped by a route has none to show.
@@ -299,7 +304,8 @@ impl Explainer<'_, '_> {
         };
         let consent = self.row.and_then(|row| row.consent);
         let holds = |route: &Route| {
-            let consents = route.consent.is_none_or(|one| consent.is_none() || consent == Some(consent_name(one)));
+            let consents =
+                route.consent.is_none_or(|one| consent.is_none() || consent == Some(consent_name(one)));
             consents && wanted.is_none_or(|wanted| route.target == wanted)
         };
         let route = self.gate.router.matching(event, category, &resource).find(|(_, route)| holds(route));
@@ -323,7 +329,8 @@ impl Explainer<'_, '_> {
     ) -> ExplainedAttribute {
         let registry = self.gate.registry();
         let declared = seen.declared.and_then(|place| registry.attributes().get(place));
-        let used = event.and_then(|event| event.attributes.iter().find(|used| Some(used.attribute) == seen.declared));
+        let used = event
+            .and_then(|event| event.attributes.iter().find(|used| Some(used.attribute) == seen.declared));
         let treatment = match seen.outcome {
             AttributeOutcome::Kept => "keep",
             AttributeOutcome::Masked => "mask",
@@ -333,7 +340,8 @@ impl Explainer<'_, '_> {
             AttributeOutcome::LeakQuarantined => "quarantine",
             _ => "drop",
         };
-        let is_stored = self.row.is_some() && matches!(treatment, "keep" | "mask" | "reduce" | "pseudonymise");
+        let is_stored =
+            self.row.is_some() && matches!(treatment, "keep" | "mask" | "reduce" | "pseudonymise");
         let column = declared.filter(|_| is_stored).and_then(|one| registry.columns().get(one.column));
         let column = column.map(|column| column.name.clone());
         let decided = used.zip(table).map(|(used, table)| self.decided(used, table));
@@ -342,7 +350,10 @@ impl Explainer<'_, '_> {
             key: seen.key.clone(),
             declared: declared.filter(|_| used.is_some()).map(|one| one.key.clone()),
             level: used.map(|used| used.privacy.as_str()),
-            level_from: declared.zip(event).zip(used).map(|((one, event), used)| level_from((one, event, used))),
+            level_from: declared
+                .zip(event)
+                .zip(used)
+                .map(|((one, event), used)| level_from((one, event, used))),
             treatment,
             reason: seen.outcome.as_str(),
             policy: decided.as_ref().map(|(treatment, _)| treatment.to_string()),
@@ -381,7 +392,9 @@ impl Explainer<'_, '_> {
                 let level = stated.unwrap_or_default();
                 let least = self.gate.options.rules.stated(level);
                 let level = level.as_str();
-                return Some(format!("the record states the level {level} ({least}), at which its column may not hold it"));
+                return Some(format!(
+                    "the record states the level {level} ({least}), at which its column may not hold it"
+                ));
             }
             AttributeOutcome::Masked => "what leaked into it is masked",
             AttributeOutcome::Envelope => "read for the envelope, or for the decision on the event",
@@ -391,7 +404,9 @@ impl Explainer<'_, '_> {
             AttributeOutcome::LeakQuarantined => "something leaked into it, and so its event is set aside",
             AttributeOutcome::Unreducible => "its treatment cannot read it",
             AttributeOutcome::KeyDestroyed => "the key of its tenant was destroyed",
-            AttributeOutcome::Untrusted => "it is the server's own (trust: server), but arrived as text, as baggage does",
+            AttributeOutcome::Untrusted => {
+                "it is the server's own (trust: server), but arrived as text, as baggage does"
+            }
             AttributeOutcome::Undeclared => "the event does not declare it",
             AttributeOutcome::Duplicate => "a later attribute of the record has the same key",
             AttributeOutcome::ColumnTaken => "another attribute already fills the column that both share",

@@ -206,12 +206,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 
     /// Decides about a declared event, in the order in which a rule may end the matter.
-    fn declared_event(
-        &mut self,
-        record: &'r RawRecord<'a>,
-        event: u32,
-        digest: [u8; 16],
-    ) -> EventOutcome {
+    fn declared_event(&mut self, record: &'r RawRecord<'a>, event: u32, digest: [u8; 16]) -> EventOutcome {
         self.scratch.last_event = event;
         let Some(plan) = self.gate.policy.plan(event) else { return EventOutcome::Undeclared };
         let stated = self.read_controls(record);
@@ -278,7 +273,9 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             RouteTarget::Table(table) => table,
             RouteTarget::Drop => return EventOutcome::RoutedNowhere,
         };
-        let Some(actions) = self.gate.policy.actions(table, event) else { return EventOutcome::RoutedNowhere };
+        let Some(actions) = self.gate.policy.actions(table, event) else {
+            return EventOutcome::RoutedNowhere;
+        };
         self.store.begin();
         self.store.subject_column = self.subject_column(event);
         let service = self.resources.get(record.resource as usize).and_then(|resource| resource.service_name);
@@ -420,7 +417,8 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
 
     /// An undeclared event's own id, where it has a plausible one.
     fn uid(&self, record: &RawRecord<'a>) -> Option<&'a str> {
-        let is_uid = |key: &[u8]| self.gate.policy.key(key, 0).is_some_and(|key| self.gate.policy.is_uid(key));
+        let is_uid =
+            |key: &[u8]| self.gate.policy.key(key, 0).is_some_and(|key| self.gate.policy.is_uid(key));
         let attributes = self.raw.attributes(&record.attributes).iter();
         let found = attributes.rev().find(|attribute| is_uid(attribute.key))?;
         envelope::uid(found.value, &self.gate.scanner).ok()

@@ -50,7 +50,9 @@ pub enum RuleError {
         level: &'static str,
     },
     /// A sensitive value would be stored.
-    #[error("`sensitive` can only be `drop`: what is sensitive is never stored; lower the level of what is not sensitive")]
+    #[error(
+        "`sensitive` can only be `drop`: what is sensitive is never stored; lower the level of what is not sensitive"
+    )]
     SensitiveKept,
 }
 
@@ -68,8 +70,8 @@ impl LevelTreatments {
         for (name, value) in map {
             let level =
                 PrivacyLevel::parse(name).ok_or_else(|| RuleError::UnknownLevel { name: name.clone() })?;
-            let treatment = Treatment::parse(value)
-                .ok_or(RuleError::UnknownTreatment { level: level.as_str() })?;
+            let treatment =
+                Treatment::parse(value).ok_or(RuleError::UnknownTreatment { level: level.as_str() })?;
             if level == PrivacyLevel::Sensitive && treatment != Treatment::Drop {
                 return Err(RuleError::SensitiveKept);
             }
@@ -156,12 +158,7 @@ impl Rules {
     /// names for an attribute holds over what the configuration says of its level in general; of that and a table's own
     /// policy, the stricter holds.
     #[must_use]
-    pub fn warehouse(
-        &self,
-        used: &EventAttribute,
-        table: &str,
-        own: &LevelTreatments,
-    ) -> (Treatment, Rule) {
+    pub fn warehouse(&self, used: &EventAttribute, table: &str, own: &LevelTreatments) -> (Treatment, Rule) {
         let level = used.privacy;
         let general = match used.treatment {
             Some(declared) if level < PrivacyLevel::Sensitive => (declared, Rule::Declared),
@@ -256,7 +253,10 @@ mod tests {
     fn the_sensitive_is_dropped_whatever_is_said() {
         let kept = used(PrivacyLevel::Sensitive, Some(Treatment::Keep));
         let rules = Rules::default();
-        assert_eq!(rules.warehouse(&kept, "t", &LevelTreatments::default()), (Treatment::Drop, Rule::Sensitive));
+        assert_eq!(
+            rules.warehouse(&kept, "t", &LevelTreatments::default()),
+            (Treatment::Drop, Rule::Sensitive)
+        );
         assert_eq!(rules.amplitude(&kept).0, Treatment::Drop);
     }
 

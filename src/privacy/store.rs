@@ -192,7 +192,8 @@ impl<'a> Store<'a> {
             let text = normalise::apply(plan.normalise, value.text(&self.made).unwrap_or_default());
             let tenant = self.tenant.as_deref();
             // Nothing is not somebody: without this, all who have no id would be one person.
-            let code = if text.is_empty() { Some(None) } else { gate.pseudonyms.code(tenant, &text).map(Some) };
+            let code =
+                if text.is_empty() { Some(None) } else { gate.pseudonyms.code(tenant, &text).map(Some) };
             if self.subject_column == Some(plan.column) && !text.is_empty() {
                 self.subjects = gate.pseudonyms.all(tenant, &text).collect();
             }

@@ -108,11 +108,9 @@ impl EventOutcome {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::Cleared => Verdict::Cleared,
-            Self::Undeclared
-            | Self::Unnamed
-            | Self::Sensitive
-            | Self::RoutedNowhere
-            | Self::NoConsent => Verdict::Dropped,
+            Self::Undeclared | Self::Unnamed | Self::Sensitive | Self::RoutedNowhere | Self::NoConsent => {
+                Verdict::Dropped
+            }
             Self::UndeclaredSetAside | Self::MissingRequired | Self::WrongType | Self::LeakSetAside => {
                 Verdict::Quarantined
             }

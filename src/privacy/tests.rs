@@ -458,7 +458,8 @@ fn implausible_envelope_values_are_withheld_and_counted() {
 
 #[test]
 fn the_policy_version_follows_options_and_registry() {
-    let version = |options| Gate::new(fixture::registry(), &key(), options).unwrap().policy_version().to_owned();
+    let version =
+        |options| Gate::new(fixture::registry(), &key(), options).unwrap().policy_version().to_owned();
     let plain = version(fixture::options());
     assert_eq!(plain.len(), 12);
     assert!(plain.bytes().all(|byte| byte.is_ascii_hexdigit()));

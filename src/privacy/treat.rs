@@ -15,8 +15,8 @@
 //! with an offset counts as of its day in UTC, one without an offset as of the day that it says. A number is not read as
 //! a date, for nobody says whether it counts seconds or milliseconds.
 
-use std::borrow::Cow;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use jiff::civil::Date;

@@ -26,7 +26,9 @@ fn description(attributes: &[Attribute], events: &[Event], columns: &[AttributeC
     let mut text = format!("esker registry {DESCRIPTION_VERSION}\n");
     for one in attributes {
         let Attribute { key, ty, privacy, treatment, normalise, leaks, trust, column, .. } = one;
-        let line = format!("attribute {key:?} {ty:?} {privacy:?} {treatment:?} {normalise:?} {leaks:?} {trust:?} {column}\n");
+        let line = format!(
+            "attribute {key:?} {ty:?} {privacy:?} {treatment:?} {normalise:?} {leaks:?} {trust:?} {column}\n"
+        );
         text.push_str(&line);
     }
     for event in events {

@@ -9,7 +9,8 @@ use super::annotation::{self, DeclaredWithdrawal};
 use super::parse::{Declared, Definition, EventDefinition, Group, Refinement, Use};
 use super::problem::{Place, Problem};
 use super::{
-    Attribute, AttributeType, Category, Event, EventAttribute, PrivacyLevel, Requirement, Treatment, Withdrawal,
+    Attribute, AttributeType, Category, Event, EventAttribute, PrivacyLevel, Requirement, Treatment,
+    Withdrawal,
 };
 
 /// A table of more columns is one that no engine reads well; far above any catalogue seen.
@@ -162,7 +163,9 @@ fn resolve_event(
         let requirement = refinement.requirement.unwrap_or(Requirement::Optional);
         let privacy = privacy.max(event.privacy);
         let treatment = treatment(event, definition, refinement.treatment.as_ref(), problems);
-        if privacy == PrivacyLevel::Sensitive && treatment.is_some_and(|treatment| treatment != Treatment::Drop) {
+        if privacy == PrivacyLevel::Sensitive
+            && treatment.is_some_and(|treatment| treatment != Treatment::Drop)
+        {
             Place::new(&event.file, &event.name, problems).report(
                 format!("`{key}` is sensitive and has a treatment that would store some of it"),
                 "take the `treatment` out: sensitive values are never stored; or lower its level if it is not sensitive",
@@ -212,9 +215,11 @@ fn treatment(
     let definition = definition?;
     let place = || format!("{} (ref to `{}`)", event.name, definition.key);
     match refined {
-        Some(value) => {
-            Some(annotation::treatment(value, &definition.ty, &mut Place::new(&event.file, &place(), problems)))
-        }
+        Some(value) => Some(annotation::treatment(
+            value,
+            &definition.ty,
+            &mut Place::new(&event.file, &place(), problems),
+        )),
         None => definition.treatment,
     }
 }

@@ -218,7 +218,9 @@ fn parse_mapping(map: &Map<String, Value>) -> Option<Reduction> {
         ("coarsen", Value::String(unit)) if unit == "month" => Some(Reduction::CoarsenDate(DateUnit::Month)),
         ("mask", Value::Array(names)) if !names.is_empty() => names
             .iter()
-            .try_fold(LeakClasses::NONE, |classes, name| Some(classes.with(LeakClass::parse(name.as_str()?)?)))
+            .try_fold(LeakClasses::NONE, |classes, name| {
+                Some(classes.with(LeakClass::parse(name.as_str()?)?))
+            })
             .map(Reduction::Mask),
         _ => None,
     }

@@ -37,9 +37,8 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 self.settle(attribute, None, AttributeOutcome::Envelope);
                 continue;
             }
-            let action = |key: u32| {
-                actions.get(key as usize).copied().unwrap_or(Action::Undeclared).at_least(least)
-            };
+            let action =
+                |key: u32| actions.get(key as usize).copied().unwrap_or(Action::Undeclared).at_least(least);
             self.choose(plan, &action, key, place, attribute);
         }
         self.find_tenant();
@@ -65,7 +64,9 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             text.clear();
             let chosen = self.scratch.chosen.iter().find(|chosen| chosen.key == *key);
             let (Some(chosen), Some(plan)) = (chosen, policy.attribute(*key)) else { continue };
-            if let Ok(Some(value)) = coerce(chosen.attribute.value, &plan.coercion, TENANT_BYTES_MAX, &mut text) {
+            if let Ok(Some(value)) =
+                coerce(chosen.attribute.value, &plan.coercion, TENANT_BYTES_MAX, &mut text)
+            {
                 let value = as_text(value, &mut text);
                 let tenant = value.text(&text).unwrap_or_default().to_owned();
                 self.store.tenant = Some(tenant);
@@ -284,7 +285,12 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.settle(attribute, None, AttributeOutcome::Undeclared);
     }
 
-    pub(super) fn settle(&mut self, attribute: &RawAttribute<'a>, declared: Option<usize>, outcome: AttributeOutcome) {
+    pub(super) fn settle(
+        &mut self,
+        attribute: &RawAttribute<'a>,
+        declared: Option<usize>,
+        outcome: AttributeOutcome,
+    ) {
         self.counter.attribute(outcome);
         self.observer.attribute(attribute, declared, outcome);
     }

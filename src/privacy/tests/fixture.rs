@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::privacy::{Cleared, Gate, GateOptions, Silent};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawResource, RawScope, RawValue};
 use crate::registry::{
-    Attribute, AttributeColumn, AttributeType, Category, ColumnType, Event, EventAttribute, LeakAction, Normalisation,
-    Primitive, PrivacyLevel, Registry, Requirement, Trust,
+    Attribute, AttributeColumn, AttributeType, Category, ColumnType, Event, EventAttribute, LeakAction,
+    Normalisation, Primitive, PrivacyLevel, Registry, Requirement, Trust,
 };
 use crate::secret::Keyring;
 
@@ -106,11 +106,11 @@ pub(crate) fn registry_of(declared: &[Declared]) -> Arc<Registry> {
         })
         .collect();
     let uses = |attribute: usize, privacy| EventAttribute {
-            attribute,
-            requirement: Requirement::Optional,
-            privacy,
-            treatment: None,
-        };
+        attribute,
+        requirement: Requirement::Optional,
+        privacy,
+        treatment: None,
+    };
     let event = |name: &str, category, attributes| Event {
         name: name.to_owned(),
         category,

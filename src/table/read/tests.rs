@@ -28,7 +28,8 @@ impl Fixture {
     }
 
     fn options(&self) -> TableOptions {
-        TableOptions { retention_days: None,
+        TableOptions {
+            retention_days: None,
             warehouse: format!("file://{}/warehouse", self.folder.path().display()),
             name: "product.events".to_owned(),
         }
