@@ -218,7 +218,7 @@ fn treatment(
         Some(value) => Some(annotation::treatment(
             value,
             &definition.ty,
-            &mut Place::new(&event.file, &place(), problems),
+            &mut Place::new(&event.file, place(), problems),
         )),
         None => definition.treatment,
     }

@@ -3,7 +3,7 @@
 //! Owns: where an address begins and ends, what only looks like one (a package's version, a path in a program). Does not
 //! own: a URL's query (`secrets`).
 
-use std::net::Ipv6Addr;
+use core::net::Ipv6Addr;
 
 use super::{Found, before, byte, is_masked, run_end, run_start};
 use crate::registry::LeakClass;

@@ -282,12 +282,11 @@ impl Case {
     }
 }
 
+/// The envelope and the attributes of a row.
+type Row = (Map<String, Value>, Map<String, Value>);
+
 /// The one row of a batch: what is not null of the envelope, and of the attributes.
-fn stored(
-    batch: &RecordBatch,
-    envelope: &[&str],
-    foreseen: &Map<String, Value>,
-) -> Result<(Map<String, Value>, Map<String, Value>), String> {
+fn stored(batch: &RecordBatch, envelope: &[&str], foreseen: &Map<String, Value>) -> Result<Row, String> {
     if batch.num_rows() != 1 {
         return Err(format!("{} rows are stored", batch.num_rows()));
     }
