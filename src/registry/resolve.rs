@@ -174,7 +174,8 @@ fn resolve_event(
         attributes.insert(key.to_owned(), ResolvedUse { requirement, privacy, treatment });
     }
     if let Some(withdrawal) = &event.consent.withdrawal {
-        let used = attributes.get(&withdrawal.subject).zip(index.definitions.get(withdrawal.subject.as_str()));
+        let used =
+            attributes.get(&withdrawal.subject).zip(index.definitions.get(withdrawal.subject.as_str()));
         let used = used.map(|(used, definition)| (used, &definition.ty));
         check_subject(withdrawal, used, &mut Place::new(&event.file, &event.name, problems));
     }

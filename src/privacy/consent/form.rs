@@ -243,7 +243,9 @@ fn snowplow(node: &Node<'_>, names: &Names) -> Statement {
 fn snowplow_type(node: &Node<'_>, scopes: Option<&Node<'_>>, names: &Names) -> Statement {
     match node.text() {
         Some("allow_all") => Statement::granting(ALL),
-        Some("allow_selected") => scopes.map_or(Statement::default().of_list(), |scopes| granted_list(scopes, names)),
+        Some("allow_selected") => {
+            scopes.map_or(Statement::default().of_list(), |scopes| granted_list(scopes, names))
+        }
         // What is implied was not given.
         Some("pending" | "implicit_consent") => Statement { undecided: true, ..Statement::default() },
         // `deny_all`, `withdrawn`, `expired`, and everything that is no event type.

@@ -200,6 +200,10 @@ mod tests {
     fn no_value_is_no_value_however_it_is_sent() {
         assert_eq!(Node::read(RawValue::Empty), Some(Node::Null));
         assert_eq!(Node::read(RawValue::Str(b"null")), Some(Node::Null));
-        assert_eq!(Node::read(RawValue::Str(b"")), Some(Node::Text("".into())), "text of no length is a value");
+        assert_eq!(
+            Node::read(RawValue::Str(b"")),
+            Some(Node::Text("".into())),
+            "text of no length is a value"
+        );
     }
 }
