@@ -3,9 +3,9 @@
 //! Owns: the decision and its basis, the purposes of events, what follows from a decision for the warehouse and for Amplitude.
 //! Does not own: who withdrew (`withdrawn`), stripping and dropping (`pass`), the spelling of options in a file (`config`).
 //!
-//! An event needs every one of its purposes. Attributes of record and resource count alike: what any of them denies is denied,
-//! whatever others grant; what none speaks of is unknown. So one more attribute can turn granted or unknown into denied, but
-//! never denied into anything else.
+//! An event needs every one of its purposes. Attributes of record and resource count alike: what any of them refuses is denied,
+//! whatever others grant; what one grants is granted; what a list of grants leaves out is denied; what none speaks of is
+//! unknown. So one more attribute never undoes a refusal, and never turns a decision into unknown.
 
 mod form;
 mod node;
@@ -254,8 +254,11 @@ impl ConsentPolicy {
         if let Some(basis) = reading.denial(needs.purposes) {
             return (Decision::Denied, basis);
         }
-        match reading.grant(needs.purposes) {
-            Some(basis) => (Decision::Granted, basis),
+        if let Some(basis) = reading.grant(needs.purposes) {
+            return (Decision::Granted, basis);
+        }
+        match reading.omission(needs.purposes) {
+            Some(basis) => (Decision::Denied, basis),
             None => (Decision::Unknown, reading.undecided().unwrap_or(Self::NONE)),
         }
     }
@@ -288,13 +291,14 @@ impl ConsentPolicy {
     }
 
     /// True where Amplitude may get an event of this number with this decision. Consent that an event has to other purposes
-    /// says nothing of Amplitude's.
+    /// says nothing of Amplitude's. That somebody withdrew consent, or gave it again, is never Amplitude's business.
     #[must_use]
     pub fn allows_amplitude(&self, event: u32, decision: Decision) -> bool {
-        let has_purpose = || {
-            let needs = self.events.get(event as usize);
-            needs.is_some_and(|needs| needs.purposes & self.amplitude_purpose != 0)
-        };
+        let needs = self.events.get(event as usize);
+        if needs.is_some_and(|needs| needs.withdrawal) {
+            return false;
+        }
+        let has_purpose = || needs.is_some_and(|needs| needs.purposes & self.amplitude_purpose != 0);
         match decision {
             Decision::Granted if has_purpose() => true,
             Decision::Granted | Decision::Unknown => self.amplitude.unknown,

@@ -9,8 +9,8 @@ use super::annotation::{self, DeclaredWithdrawal};
 use super::parse::{Declared, Definition, EventDefinition, Group, Refinement, Use};
 use super::problem::{Place, Problem};
 use super::{
-    Attribute, AttributeType, Category, Event, EventAttribute, PrivacyLevel, Requirement, Treatment,
-    Withdrawal,
+    Attribute, AttributeType, Category, Event, EventAttribute, Primitive, PrivacyLevel, Requirement,
+    Treatment, Withdrawal,
 };
 
 /// A table of more columns is one that no engine reads well; far above any catalogue seen.
@@ -174,11 +174,9 @@ fn resolve_event(
         attributes.insert(key.to_owned(), ResolvedUse { requirement, privacy, treatment });
     }
     if let Some(withdrawal) = &event.consent.withdrawal {
-        let template = index
-            .definitions
-            .get(withdrawal.subject.as_str())
-            .is_some_and(|definition| matches!(definition.ty, AttributeType::Template(_)));
-        let used = attributes.get(&withdrawal.subject).filter(|_| !template);
+        let used =
+            attributes.get(&withdrawal.subject).zip(index.definitions.get(withdrawal.subject.as_str()));
+        let used = used.map(|(used, definition)| (used, &definition.ty));
         check_subject(withdrawal, used, &mut Place::new(&event.file, &event.name, problems));
     }
     let (name, brief, consent) = (event.name.clone(), event.brief.clone(), event.consent.clone());
@@ -186,11 +184,15 @@ fn resolve_event(
 }
 
 /// Only a pseudonym that the event itself carries can be held against those of later events.
-fn check_subject(withdrawal: &DeclaredWithdrawal, used: Option<&ResolvedUse>, place: &mut Place<'_>) {
+fn check_subject(
+    withdrawal: &DeclaredWithdrawal,
+    used: Option<(&ResolvedUse, &AttributeType)>,
+    place: &mut Place<'_>,
+) {
     let subject = &withdrawal.subject;
-    let Some(used) = used else {
+    let Some((used, ty)) = used else {
         place.report(
-            format!("its `withdrawal` is of `{subject}`, which is no attribute of the event with one value"),
+            format!("its `withdrawal` is of `{subject}`, which is no attribute of the event"),
             format!("add `- ref: {subject}` to its attributes, or name one that is there"),
         );
         return;
@@ -201,6 +203,18 @@ fn check_subject(withdrawal: &DeclaredWithdrawal, used: Option<&ResolvedUse>, pl
         place.report(
             format!("its `withdrawal` is of `{subject}`, which is not stored as a pseudonym in this event"),
             "make its level pseudonymous here, without another treatment: withdrawals are matched by pseudonym",
+        );
+    }
+    // A withdrawal of nobody would be stored and stop nobody.
+    if !matches!(ty, AttributeType::Scalar(Primitive::String | Primitive::Int)) {
+        place.report(
+            format!("its `withdrawal` is of `{subject}`, which is not one text or number"),
+            "name an attribute of type string or int",
+        );
+    } else if used.requirement != Requirement::Required {
+        place.report(
+            format!("its `withdrawal` is of `{subject}`, which the event may lack"),
+            format!("write `- {{ref: {subject}, requirement_level: required}}`"),
         );
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Statement {
     pub(super) granted: u64,
     /// Purposes that it denies.
     pub(super) denied: u64,
+    /// Purposes that it leaves out, where it lists what was granted.
+    pub(super) left_out: u64,
     /// It says that nothing was decided yet.
     pub(super) undecided: bool,
 }
@@ -60,6 +62,11 @@ impl Statement {
         Self { granted, ..Self::default() }
     }
 
+    /// The statement of a list of what was granted, which leaves out all that it does not name.
+    fn of_list(self) -> Self {
+        Self { left_out: !(self.granted | self.denied), ..self }
+    }
+
     fn flag(flag: Option<bool>, purposes: u64) -> Self {
         if flag == Some(true) { Self::granting(purposes) } else { Self::denying(purposes) }
     }
@@ -68,6 +75,7 @@ impl Statement {
         Self {
             granted: self.granted | other.granted,
             denied: self.denied | other.denied,
+            left_out: self.left_out | other.left_out,
             undecided: self.undecided | other.undecided,
         }
     }
@@ -76,6 +84,9 @@ impl Statement {
 /// Reads a value; `purposes` are those that the attribute is about, where the value does not name them.
 pub(super) fn read(form: SourceForm, purposes: u64, names: &Names, node: Option<&Node<'_>>) -> Statement {
     let Some(node) = node else { return Statement::denying(purposes) };
+    if *node == Node::Null {
+        return Statement::default();
+    }
     match form {
         SourceForm::GrantedList => granted_list(node, names),
         SourceForm::DeniedList => denied_list(node, names),
@@ -95,7 +106,7 @@ pub(super) fn read(form: SourceForm, purposes: u64, names: &Names, node: Option<
 fn granted_list(node: &Node<'_>, names: &Names) -> Statement {
     match list(node, names) {
         Some((_, 0)) | None => Statement::denying(ALL),
-        Some((purposes, _)) => Statement::granting(purposes),
+        Some((purposes, _)) => Statement::granting(purposes).of_list(),
     }
 }
 
@@ -104,6 +115,9 @@ fn denied_list(node: &Node<'_>, names: &Names) -> Statement {
 }
 
 /// The purposes of a list, and how many names it has, also those that mean nothing here.
+///
+/// RudderStack's consent managers also send an object of identifier to title. One of true and false is a map, and no list: a
+/// refusal in it must not be read as a name.
 fn list(node: &Node<'_>, names: &Names) -> Option<(u64, usize)> {
     let mut all = (0, 0);
     let mut add = |name: &str| {
@@ -113,23 +127,35 @@ fn list(node: &Node<'_>, names: &Names) -> Option<(u64, usize)> {
     };
     match node {
         Node::List(elements) => {
-            for element in elements {
+            for element in elements.iter().filter(|element| **element != Node::Null) {
                 add(element.text()?);
             }
         }
         Node::Text(text) => text.split(',').map(str::trim).for_each(add),
+        Node::Pairs(pairs) => {
+            for (name, title) in pairs.iter().filter(|(_, title)| *title != Node::Null) {
+                if title.text().is_none() || flag(title).is_some() {
+                    return None;
+                }
+                add(name.trim());
+            }
+        }
         _ => return None,
     }
     Some(all)
 }
 
-/// As Segment has it, an empty map is one in which nothing was granted.
+/// As Segment has it, a map grants what is true in it and nothing else: an empty one denies everything.
 fn purpose_map(node: &Node<'_>, names: &Names) -> Statement {
     match node.pairs() {
         None | Some([]) => Statement::denying(ALL),
-        Some(pairs) => pairs.iter().fold(Statement::default(), |all, (name, value)| {
-            all.and(Statement::flag(flag(value), names.bit(name.trim().as_bytes())))
-        }),
+        Some(pairs) => pairs
+            .iter()
+            .filter(|(_, value)| *value != Node::Null)
+            .fold(Statement::default(), |all, (name, value)| {
+                all.and(Statement::flag(flag(value), names.bit(name.trim().as_bytes())))
+            })
+            .of_list(),
     }
 }
 
@@ -167,6 +193,7 @@ fn gpc(node: &Node<'_>, purposes: u64) -> Statement {
     let on = match node {
         // A header is captured as a list of its values.
         Node::List(values) => match values.as_slice() {
+            [Node::Null] => Some(false),
             [value] => flag(value),
             _ => None,
         },
@@ -175,8 +202,14 @@ fn gpc(node: &Node<'_>, purposes: u64) -> Statement {
     if on == Some(false) { Statement::default() } else { Statement::denying(purposes) }
 }
 
+/// The pairs that have a value.
+fn present<'a>(node: &'a Node<'_>) -> impl Iterator<Item = (&'a str, &'a Node<'a>)> {
+    let pairs = node.pairs().unwrap_or_default().iter();
+    pairs.filter(|(_, value)| *value != Node::Null).map(|(key, value)| (&**key, value))
+}
+
 fn rudderstack(node: &Node<'_>, names: &Names) -> Statement {
-    let lists = node.pairs().unwrap_or_default().iter().filter_map(|(key, value)| match &**key {
+    let lists = present(node).filter_map(|(key, value)| match key {
         "allowedConsentIds" => Some(granted_list(value, names)),
         "deniedConsentIds" => Some(denied_list(value, names)),
         _ => None,
@@ -185,31 +218,34 @@ fn rudderstack(node: &Node<'_>, names: &Names) -> Statement {
 }
 
 fn segment(node: &Node<'_>, names: &Names) -> Statement {
-    let maps = node.pairs().unwrap_or_default().iter();
-    maps.filter(|(key, _)| key == "categoryPreferences")
+    present(node)
+        .filter(|(key, _)| *key == "categoryPreferences")
         .map(|(_, map)| purpose_map(map, names))
         .reduce(Statement::and)
         .unwrap_or(Statement::denying(ALL))
 }
 
 fn snowplow(node: &Node<'_>, names: &Names) -> Statement {
-    let Some(pairs) = node.pairs() else { return snowplow_type(node, None, names) };
-    let scopes = pairs.iter().find(|(key, _)| key == "consentScopes" || key == "consent_scopes");
+    if node.pairs().is_none() {
+        return snowplow_type(node, None, names);
+    }
+    let scopes = present(node).find(|(key, _)| *key == "consentScopes" || *key == "consent_scopes");
     let nothing = Node::List(Vec::new());
     let scopes = scopes.map_or(&nothing, |(_, scopes)| scopes);
-    pairs
-        .iter()
-        .filter(|(key, _)| key == "eventType" || key == "event_type")
+    present(node)
+        .filter(|(key, _)| *key == "eventType" || *key == "event_type")
         .map(|(_, value)| snowplow_type(value, Some(scopes), names))
         .reduce(Statement::and)
         .unwrap_or(Statement::denying(ALL))
 }
 
-/// `scopes` is `None` where the event type came alone, and the scopes may come in an attribute of their own.
+/// `scopes` is `None` where the event type came alone. Then nobody says what was selected, so that nothing counts as selected.
 fn snowplow_type(node: &Node<'_>, scopes: Option<&Node<'_>>, names: &Names) -> Statement {
     match node.text() {
         Some("allow_all") => Statement::granting(ALL),
-        Some("allow_selected") => scopes.map_or(Statement::default(), |scopes| granted_list(scopes, names)),
+        Some("allow_selected") => {
+            scopes.map_or(Statement::default().of_list(), |scopes| granted_list(scopes, names))
+        }
         // What is implied was not given.
         Some("pending" | "implicit_consent") => Statement { undecided: true, ..Statement::default() },
         // `deny_all`, `withdrawn`, `expired`, and everything that is no event type.

@@ -26,7 +26,9 @@ pub(super) enum Node<'a> {
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
     Pairs(Vec<(Cow<'a, str>, Node<'a>)>),
-    /// Null, or a number with a fraction: nothing that speaks of consent.
+    /// No value: as if the attribute were not there. Flagsmith's processor sends Python's `None` as the text `null`.
+    Null,
+    /// A number with a fraction: nothing that speaks of consent.
     Other,
 }
 
@@ -43,7 +45,8 @@ impl<'a> Node<'a> {
         Some(match value {
             RawValue::Bool(flag) => Self::Bool(flag),
             RawValue::Int(int) => Self::Int(int),
-            RawValue::Empty | RawValue::Double(_) => Self::Other,
+            RawValue::Empty => Self::Null,
+            RawValue::Double(_) => Self::Other,
             RawValue::Bytes(_) => return None,
             RawValue::Str(bytes) | RawValue::Array(bytes) | RawValue::KvList(bytes)
                 if bytes.len() > VALUE_BYTES_MAX =>
@@ -54,6 +57,8 @@ impl<'a> Node<'a> {
                 let text = std::str::from_utf8(bytes).ok()?.trim();
                 if depth == 0 && text.starts_with(['[', '{']) {
                     from_json(text)?
+                } else if depth == 0 && text == "null" {
+                    Self::Null
                 } else {
                     Self::Text(text.into())
                 }
@@ -128,7 +133,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Node::Other)
+        Ok(Node::Null)
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
@@ -160,7 +165,7 @@ mod tests {
     fn equal_keys_are_all_kept() {
         let node =
             Node::read(RawValue::Str(br#" {"a": false, "a": true, "b": [1, "x", null, 0.5]} "#)).unwrap();
-        let list = vec![Node::Int(1), Node::Text("x".into()), Node::Other, Node::Other];
+        let list = vec![Node::Int(1), Node::Text("x".into()), Node::Null, Node::Other];
         let pairs = vec![
             ("a".into(), Node::Bool(false)),
             ("a".into(), Node::Bool(true)),
@@ -188,6 +193,17 @@ mod tests {
     #[test]
     fn other_text_is_text() {
         assert_eq!(Node::read(RawValue::Str(b" a, b ")), Some(Node::Text("a, b".into())));
-        assert_eq!(Node::read(RawValue::Empty), Some(Node::Other));
+        assert_eq!(Node::read(RawValue::Double(0.5)), Some(Node::Other));
+    }
+
+    #[test]
+    fn no_value_is_no_value_however_it_is_sent() {
+        assert_eq!(Node::read(RawValue::Empty), Some(Node::Null));
+        assert_eq!(Node::read(RawValue::Str(b"null")), Some(Node::Null));
+        assert_eq!(
+            Node::read(RawValue::Str(b"")),
+            Some(Node::Text("".into())),
+            "text of no length is a value"
+        );
     }
 }

@@ -153,7 +153,7 @@ fn default_sources() -> Vec<ConsentSource> {
     use SourceForm::{
         DeniedList, Google, Gpc, GrantedList, PurposeBool, PurposeMap, Rudderstack, Segment, Snowplow, Status,
     };
-    let sources: [(&str, SourceForm, Option<&str>); 25] = [
+    let sources: [(&str, SourceForm, Option<&str>); 27] = [
         ("consent.granted", GrantedList, None),
         ("consent.denied", DeniedList, None),
         ("consent.categories", PurposeMap, None),
@@ -173,13 +173,16 @@ fn default_sources() -> Vec<ConsentSource> {
         ("context.consentManagement", Rudderstack, None),
         ("context.consentManagement.allowedConsentIds", GrantedList, None),
         ("context.consentManagement.deniedConsentIds", DeniedList, None),
+        ("consentManagement", Rudderstack, None),
+        ("consentManagement.allowedConsentIds", GrantedList, None),
+        ("consentManagement.deniedConsentIds", DeniedList, None),
         ("context.consent", Segment, None),
         ("context.consent.categoryPreferences", PurposeMap, None),
         ("context.consent.categoryPreferences.", PurposeBool, None),
         ("consent_preferences", Snowplow, None),
+        // Not `consent_preferences.consentScopes`: whether scopes are granted is up to the event type, in another attribute.
         ("consent_preferences.eventType", Snowplow, None),
         ("consent_preferences.event_type", Snowplow, None),
-        ("consent_preferences.consentScopes", GrantedList, None),
     ];
     sources.map(|(key, form, purpose)| source(key, form, purpose)).into()
 }

@@ -16,6 +16,7 @@ const SAID_MAX: usize = 4;
 pub struct Reading {
     granted: Said,
     denied: Said,
+    left_out: Said,
     undecided: Option<Basis>,
 }
 
@@ -74,11 +75,12 @@ impl Reading {
             0 => source.purposes,
             prefix => policy.names.bit(key.get(prefix..).unwrap_or_default()),
         };
-        let Statement { granted, denied, undecided } =
+        let Statement { granted, denied, left_out, undecided } =
             form::read(source.form, purposes, &policy.names, Node::read(value).as_ref());
         let basis = source.basis + Basis::from(!from_record);
         self.granted.add(granted, basis);
         self.denied.add(denied, basis);
+        self.left_out.add(left_out, basis);
         if undecided {
             self.undecided.get_or_insert(basis);
         }
@@ -92,6 +94,11 @@ impl Reading {
     /// Who granted all of these purposes.
     pub(super) fn grant(&self, purposes: u64) -> Option<Basis> {
         (purposes & !self.granted.all == 0).then(|| self.granted.whole(purposes))
+    }
+
+    /// Who lists what was granted without one of these purposes, which nobody else grants either.
+    pub(super) fn omission(&self, purposes: u64) -> Option<Basis> {
+        self.left_out.first(purposes & !self.granted.all)
     }
 
     /// Who said that nothing was decided yet.

@@ -24,7 +24,7 @@ events:
   - {name: shop.free.done, stability: stable, brief: B., annotations: {esker: {category: product, purposes: []}}}
   - {name: shop.job.failed, stability: stable, brief: B., annotations: {esker: {category: operational}}}
   - {name: shop.order.placed, stability: stable, brief: B., annotations: {esker: {category: product}}}
-  - {name: shop.user.withdrew, stability: stable, brief: B., attributes: [{ref: user.id}], annotations: {esker: {category: product, withdrawal: {subject: user.id}}}}
+  - {name: shop.user.withdrew, stability: stable, brief: B., attributes: [{ref: user.id, requirement_level: required}], annotations: {esker: {category: product, withdrawal: {subject: user.id}}}}
 ";
 
 fn registry() -> &'static Registry {
@@ -117,26 +117,32 @@ fn decisions(record: Attributes<'_>) -> (Decision, Decision) {
 fn each_form_is_read_as_its_senders_write_it() {
     let cases: Vec<(&str, Value, Decision, Decision)> = vec![
         // Lists, in the three ways that a list can be sent.
-        ("consent.granted", json!(["analytics"]), Granted, Unknown),
+        ("consent.granted", json!(["analytics"]), Granted, Denied),
         ("consent.granted", json!(["Analytics", "Marketing and Ads"]), Granted, Granted),
         ("consent.granted", json!("[\"analytics\", \"advertising\"]"), Granted, Granted),
-        ("consent.granted", json!(" analytics , C0005,"), Granted, Unknown),
-        ("consent.granted", json!("c0002"), Granted, Unknown),
-        ("consent.granted", json!(["support", "C0009"]), Unknown, Unknown),
+        ("consent.granted", json!(" analytics , C0005,"), Granted, Denied),
+        ("consent.granted", json!("c0002"), Granted, Denied),
+        ("consent.granted", json!(["support", "C0009"]), Denied, Denied),
         ("consent.granted", json!([]), Denied, Denied),
         ("consent.granted", json!(""), Denied, Denied),
         ("consent.denied", json!(["analytics"]), Denied, Unknown),
         ("consent.denied", json!("[\"C0002\"]"), Denied, Unknown),
         ("consent.denied", json!("analytics,advertising"), Denied, Denied),
         ("consent.denied", json!([]), Unknown, Unknown),
+        ("consent.granted", json!({"C0002": "Performance"}), Granted, Denied),
+        ("consent.granted", json!({"analytics": "false"}), Denied, Denied),
+        ("consent.granted", json!({"analytics": true}), Denied, Denied),
+        ("consent.granted", json!(["analytics", null]), Granted, Denied),
+        ("consent.granted", json!([null]), Denied, Denied),
         // Maps and single purposes.
         ("consent.categories", json!({"analytics": true, "advertising": false}), Granted, Denied),
-        ("consent.categories", json!("{\"analytics\": true}"), Granted, Unknown),
+        ("consent.categories", json!("{\"analytics\": true}"), Granted, Denied),
         ("consent.categories", json!({"analytics": "granted", "advertising": "denied"}), Granted, Denied),
         ("consent.categories", json!({"analytics": 1, "advertising": "0"}), Granted, Denied),
         ("consent.categories", json!({}), Denied, Denied),
         ("consent.categories", json!("{}"), Denied, Denied),
-        ("consent.categories", json!({"support": true}), Unknown, Unknown),
+        ("consent.categories", json!({"support": true}), Denied, Denied),
+        ("consent.categories", json!({"analytics": null, "advertising": true}), Denied, Granted),
         ("consent.categories.analytics", json!(true), Granted, Unknown),
         ("consent.categories.Analytics", json!("True"), Granted, Unknown),
         ("consent.categories.analytics", json!(false), Denied, Unknown),
@@ -179,9 +185,20 @@ fn each_form_is_read_as_its_senders_write_it() {
             Denied,
             Denied,
         ),
+        (
+            "consentManagement",
+            json!({"allowedConsentIds": {"C0002": "Performance"}, "deniedConsentIds": {"Marketing and Ads": "Ads"}}),
+            Granted,
+            Denied,
+        ),
+        ("consentManagement", json!({"allowedConsentIds": ["C0001"]}), Denied, Denied),
+        ("consentManagement", json!({"allowedConsentIds": null}), Denied, Denied),
+        ("consentManagement.allowedConsentIds", json!(r#"{"C0002": "Performance"}"#), Granted, Denied),
+        ("consentManagement.deniedConsentIds", json!({"C0002": "Performance"}), Denied, Unknown),
+        ("context.consentManagement.allowedConsentIds", json!(["C0001"]), Denied, Denied),
         ("context.consentManagement", json!({"deniedConsentIds": ["C0002"]}), Denied, Unknown),
         ("context.consentManagement", json!({"provider": "custom"}), Denied, Denied),
-        ("context.consentManagement.allowedConsentIds", json!(["C0002"]), Granted, Unknown),
+        ("context.consentManagement.allowedConsentIds", json!(["C0002"]), Granted, Denied),
         ("context.consentManagement.deniedConsentIds", json!("[\"C0002\"]"), Denied, Unknown),
         // Segment.
         (
@@ -190,16 +207,18 @@ fn each_form_is_read_as_its_senders_write_it() {
             Denied,
             Granted,
         ),
-        ("context.consent", json!(r#"{"categoryPreferences":{"Analytics":true}}"#), Granted, Unknown),
+        ("context.consent", json!(r#"{"categoryPreferences":{"Analytics":true}}"#), Granted, Denied),
         ("context.consent", json!({"categoryPreferences": {}}), Denied, Denied),
         ("context.consent", json!({}), Denied, Denied),
+        ("context.consent", json!({"categoryPreferences": {"Marketing": true}}), Denied, Denied),
+        ("context.consent", json!({"categoryPreferences": null}), Denied, Denied),
         (
             "context.consent.categoryPreferences",
             json!({"Analytics": true, "Functional": true}),
             Granted,
-            Unknown,
+            Denied,
         ),
-        ("context.consent.categoryPreferences", json!("{\"Advertising\":false}"), Unknown, Denied),
+        ("context.consent.categoryPreferences", json!("{\"Advertising\":false}"), Denied, Denied),
         ("context.consent.categoryPreferences.Analytics", json!(true), Granted, Unknown),
         // Snowplow.
         (
@@ -212,7 +231,7 @@ fn each_form_is_read_as_its_senders_write_it() {
             "consent_preferences",
             json!({"eventType": "allow_selected", "consentScopes": ["analytics"]}),
             Granted,
-            Unknown,
+            Denied,
         ),
         ("consent_preferences", json!({"eventType": "allow_selected"}), Denied, Denied),
         ("consent_preferences", json!({"consentScopes": ["analytics"]}), Denied, Denied),
@@ -222,7 +241,8 @@ fn each_form_is_read_as_its_senders_write_it() {
         ("consent_preferences.eventType", json!("expired"), Denied, Denied),
         ("consent_preferences.eventType", json!("pending"), Unknown, Unknown),
         ("consent_preferences.eventType", json!("implicit_consent"), Unknown, Unknown),
-        ("consent_preferences.eventType", json!("allow_selected"), Unknown, Unknown),
+        ("consent_preferences.eventType", json!("allow_selected"), Denied, Denied),
+        ("consent_preferences.consentScopes", json!(["analytics"]), Unknown, Unknown),
         // Nothing of ours.
         ("consent", json!("granted"), Unknown, Unknown),
         ("consent.version", json!("granted"), Unknown, Unknown),
@@ -235,14 +255,8 @@ fn each_form_is_read_as_its_senders_write_it() {
 
 #[test]
 fn what_cannot_be_read_denies_what_it_could_have_granted() {
-    let broken = [
-        json!(null),
-        json!(0.5),
-        json!(7),
-        json!("[\"analytics\""),
-        json!({"analytics": {"x": 1}}),
-        json!([[1]]),
-    ];
+    let broken =
+        [json!(0.5), json!(7), json!("[\"analytics\""), json!({"analytics": {"x": 1}}), json!([[1]])];
     for value in &broken {
         for key in [
             "consent.granted",
@@ -261,15 +275,68 @@ fn what_cannot_be_read_denies_what_it_could_have_granted() {
     for value in [json!("analytics"), json!(true), json!(["analytics"]), json!("{\"analytics\": tru}")] {
         assert_eq!(decisions(&[("consent.categories", value.clone())]), (Denied, Denied), "{value}");
     }
-    assert_eq!(decisions(&[("consent.categories", json!({"analytics": "maybe"}))]), (Denied, Unknown));
+    assert_eq!(decisions(&[("consent.categories", json!({"analytics": "maybe"}))]), (Denied, Denied));
     assert_eq!(decisions(&[("consent.granted", json!(["analytics", 7]))]), (Denied, Denied));
     assert_eq!(decisions(&[("consent_preferences.eventType", json!("allow_most"))]), (Denied, Denied));
     let duplicate = json!(r#"{"analytics": false, "analytics": true}"#);
     assert_eq!(
         decisions(&[("consent.categories", duplicate)]),
-        (Denied, Unknown),
+        (Denied, Denied),
         "both of equal keys are read"
     );
+}
+
+#[test]
+fn no_value_says_nothing_under_any_key() {
+    let policy = policy();
+    for key in
+        policy.keys().map(|key| std::str::from_utf8(key).unwrap()).chain(["consent.categories.analytics"])
+    {
+        for value in [json!(null), json!("null"), json!(" null ")] {
+            assert_eq!(decisions(&[(key, value.clone())]), (Unknown, Unknown), "{key} = {value}");
+            let granted = [(key, value), ("analytics_storage", json!("granted"))];
+            assert_eq!(decisions(&granted).0, Granted, "{key}");
+        }
+    }
+    assert_eq!(decisions(&[("http.request.header.sec-gpc", json!([null]))]), (Unknown, Unknown));
+}
+
+#[test]
+fn what_a_list_of_grants_leaves_out_is_denied_unless_granted_elsewhere() {
+    let policy = policy();
+    let of = |event: &str, record: Attributes<'_>| decide(&policy, event, &[], record);
+    let is = |decision, basis: &str| (decision, basis.to_owned());
+    let marketing = ("consent.granted", json!(["marketing"]));
+    let (granted, denied) = (("analytics_storage", json!("granted")), ("analytics_storage", json!("denied")));
+    let pending = ("consent.status", json!("pending"));
+    let order = "shop.order.placed";
+    assert_eq!(of(order, &[marketing.clone()]), is(Denied, "record:consent.granted"));
+    assert_eq!(of(order, &[pending, marketing.clone()]), is(Denied, "record:consent.granted"));
+    assert_eq!(of(order, &[marketing.clone(), granted.clone()]), is(Granted, "record:analytics_storage"));
+    assert_eq!(of(order, &[granted.clone(), marketing.clone()]), is(Granted, "record:analytics_storage"));
+    assert_eq!(of(order, &[marketing.clone(), denied]), is(Denied, "record:analytics_storage"));
+    // Two lists leave out one purpose each: both are granted.
+    let analytics = ("context.consent", json!({"categoryPreferences": {"Analytics": true}}));
+    let advertising = ("consent.granted", json!(["advertising"]));
+    assert_eq!(of("shop.both.done", &[analytics.clone(), advertising]), is(Granted, "several"));
+    assert_eq!(of("shop.both.done", &[analytics, marketing.clone()]), is(Denied, "record:context.consent"));
+    // Of an event's two purposes one is granted elsewhere, and the other by nobody.
+    assert_eq!(of("shop.both.done", &[marketing, granted]), is(Denied, "record:consent.granted"));
+}
+
+#[test]
+fn snowplows_scopes_grant_nothing_without_their_event_type() {
+    let scopes = ("consent_preferences.consentScopes", json!(["analytics"]));
+    for (event_type, decision) in [
+        ("implicit_consent", Unknown),
+        ("pending", Unknown),
+        ("allow_selected", Denied),
+        ("withdrawn", Denied),
+        ("allow_all", Granted),
+    ] {
+        let flattened = [("consent_preferences.eventType", json!(event_type)), scopes.clone()];
+        assert_eq!(decisions(&flattened).0, decision, "{event_type}");
+    }
 }
 
 #[test]
@@ -312,7 +379,8 @@ fn the_basis_names_what_decided() {
     assert_eq!(of(order, &[], &other), is(Denied, "record:consent.denied"));
     // Two purposes, each from another attribute.
     let both = "shop.both.done";
-    assert_eq!(of(both, &granted, &[]), is(Unknown, "none"));
+    assert_eq!(of(both, &granted, &[]), is(Denied, "resource:consent.granted"));
+    assert_eq!(of(both, &single, &[]), is(Unknown, "none"));
     assert_eq!(of(both, &granted, &[("ad_storage", json!("granted"))]), is(Granted, "several"));
     assert_eq!(of(both, &granted, &[("consent.gpc", json!(true))]), is(Denied, "record:consent.gpc"));
     // No consent needed, whatever is said.
@@ -423,10 +491,14 @@ fn amplitude_gets_only_what_has_consent_to_its_purpose() {
         assert!(!closed.allows_amplitude(order, decision) && !closed.allows_amplitude(free, decision));
     }
     assert!(!closed.allows_amplitude(99, Granted));
+    let withdrew = number("shop.user.withdrew");
     let mut options = ConsentOptions::default();
     (options.amplitude.unknown, options.amplitude.not_required) = (true, true);
     let open = ConsentPolicy::new(&options, registry()).unwrap();
     assert!(open.allows_amplitude(order, Unknown) && open.allows_amplitude(free, NotRequired));
+    for decision in [Granted, Denied, Unknown, NotRequired] {
+        assert!(!open.allows_amplitude(withdrew, decision), "a withdrawal is not Amplitude's business");
+    }
     assert!(open.allows_amplitude(ads, Granted), "nothing is known of analytics, and that may go");
     assert!(!open.allows_amplitude(order, Denied), "a refusal is never overruled");
 }
@@ -470,7 +542,7 @@ fn the_last_of_64_purposes_counts_like_the_first() {
     let order = "shop.order.placed";
     assert_eq!(decide(&policy, order, &[], &[("consent.granted", json!(all))]).0, Granted);
     let but_last = all.replace("p9,", "");
-    assert_eq!(decide(&policy, order, &[], &[("consent.granted", json!(but_last))]).0, Unknown);
+    assert_eq!(decide(&policy, order, &[], &[("consent.granted", json!(but_last))]).0, Denied);
     assert_eq!(decide(&policy, order, &[], &[("consent.denied", json!("p9"))]).0, Denied);
 }
 
@@ -506,6 +578,7 @@ fn attribute() -> impl Strategy<Value = (&'static str, Value)> {
     ];
     let values = [
         json!(null),
+        json!("null"),
         json!(true),
         json!(false),
         json!("granted"),
@@ -543,7 +616,8 @@ fn denial() -> impl Strategy<Value = (&'static str, Value)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever is said, in whichever order and place: one denial of all decides, and more attributes never undo a denial.
+    /// Whatever is said, in whichever order and place: one denial of all decides, and more attributes never undo a refusal,
+    /// nor make a decision unknown. Only what lists left out can be granted by one more.
     #[test]
     fn a_denial_is_final(
         resource in prop::collection::vec(attribute(), 0..4),
@@ -558,13 +632,16 @@ proptest! {
             let reading = read(&policy, resource, record);
             ["shop.order.placed", "shop.ads.clicked", "shop.both.done"].map(|event| policy.decide(&reading, number(event)).0)
         };
+        let reading = read(&policy, &resource, &record);
+        let refused = ["shop.order.placed", "shop.ads.clicked", "shop.both.done"]
+            .map(|event| reading.denial(policy.events[number(event) as usize].purposes).is_some());
         let before = decisions(&resource, &record);
         let (mut more_resource, mut more_record) = (resource.clone(), record.clone());
         let target = if in_record { &mut more_record } else { &mut more_resource };
         target.insert(place.index(target.len() + 1), more);
-        for (before, after) in before.into_iter().zip(decisions(&more_resource, &more_record)) {
-            prop_assert!(before != Denied || after == Denied, "{before:?} became {after:?}");
-            prop_assert!(before != Granted || after != Unknown, "what was granted can only be denied");
+        for ((before, refused), after) in before.into_iter().zip(refused).zip(decisions(&more_resource, &more_record)) {
+            prop_assert!(!refused || (before, after) == (Denied, Denied), "{before:?} became {after:?}");
+            prop_assert!(before == Unknown || after != Unknown, "{before:?} became unknown");
         }
         let target = if in_record { &mut more_record } else { &mut more_resource };
         target.insert(place.index(target.len() + 1), denial);

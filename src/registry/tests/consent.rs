@@ -2,17 +2,23 @@
 
 use super::*;
 
+const USER: &str = "{ref: user.id, requirement_level: required}";
+
 /// A file of a user's id and one event with these annotations beside its category, and these refs.
 fn annotated(esker: &str, refs: &[&str]) -> String {
     let user = attribute("user.id", "string", "privacy: pseudonymous");
     let plain = attribute("plan.name", "string", "privacy: internal");
     let headers = attribute("header", "'template[string]'", "privacy: pseudonymous");
-    let text = with_event(&[user, plain, headers], refs);
+    let list = attribute("user.ids", "'string[]'", "privacy: pseudonymous");
+    let flag = attribute("user.known", "boolean", "privacy: pseudonymous");
+    let number = attribute("user.number", "int", "privacy: pseudonymous");
+    let alias = attribute("user.alias", "string", "privacy: pseudonymous");
+    let text = with_event(&[user, plain, headers, list, flag, number, alias], refs);
     text.replace("{category: product}", &format!("{{category: product, {esker}}}"))
 }
 
 fn loaded(esker: &str) -> Event {
-    let registry = load(&annotated(esker, &["ref: plan.name", "ref: user.id"])).unwrap();
+    let registry = load(&annotated(esker, &["ref: plan.name", USER])).unwrap();
     registry.events()[0].clone()
 }
 
@@ -42,8 +48,7 @@ fn purposes_that_cannot_be_are_refused() {
 
 #[test]
 fn a_withdrawal_names_the_attribute_of_the_person() {
-    let registry =
-        load(&annotated("withdrawal: {subject: user.id}", &["ref: plan.name", "ref: user.id"])).unwrap();
+    let registry = load(&annotated("withdrawal: {subject: user.id}", &["ref: plan.name", USER])).unwrap();
     let event = &registry.events()[0];
     let withdrawal = event.withdrawal.unwrap();
     assert_eq!(registry.attributes()[withdrawal.subject].key, "user.id");
@@ -55,7 +60,15 @@ fn a_withdrawal_names_the_attribute_of_the_person() {
 
 #[test]
 fn withdrawals_that_could_stop_nobody_are_refused() {
-    let refs = ["ref: plan.name", "ref: user.id", "ref: header"];
+    let refs = [
+        "{ref: plan.name, requirement_level: required}",
+        USER,
+        "{ref: header, requirement_level: required}",
+        "{ref: user.ids, requirement_level: required}",
+        "{ref: user.known, requirement_level: required}",
+        "{ref: user.number, requirement_level: required}",
+        "ref: user.alias",
+    ];
     for (esker, words) in [
         ("withdrawal: user.id", ["does not name its `subject`", "{subject: user.id}"]),
         ("withdrawal: {}", ["does not name its `subject`", "{subject: user.id}"]),
@@ -65,7 +78,13 @@ fn withdrawals_that_could_stop_nobody_are_refused() {
             "withdrawal: {subject: plan.name}",
             ["`plan.name`, which is not stored as a pseudonym", "pseudonymous"],
         ),
-        ("withdrawal: {subject: header}", ["`header`, which is no attribute", "ref: header"]),
+        ("withdrawal: {subject: header}", ["`header`, which is not one text", "type string or int"]),
+        ("withdrawal: {subject: user.ids}", ["`user.ids`, which is not one text", "type string or int"]),
+        ("withdrawal: {subject: user.known}", ["`user.known`, which is not one text", "type string or int"]),
+        (
+            "withdrawal: {subject: user.alias}",
+            ["`user.alias`, which the event may lack", "{ref: user.alias, requirement_level: required}"],
+        ),
         ("withdrawal: {subject: account.id}", ["`account.id`, which is no attribute", "ref: account.id"]),
         (
             "withdrawal: {subject: user.id}, purposes: [analytics]",
@@ -75,16 +94,19 @@ fn withdrawals_that_could_stop_nobody_are_refused() {
     ] {
         assert_one_problem(&annotated(esker, &refs), &words);
     }
-    let dropped = "{ref: user.id, annotations: {esker: {treatment: drop}}}";
+    assert!(
+        load(&annotated("withdrawal: {subject: user.number}", &refs)).is_ok(),
+        "a number is one person too"
+    );
+    let dropped = "{ref: user.id, requirement_level: required, annotations: {esker: {treatment: drop}}}";
     let text = annotated("withdrawal: {subject: user.id}", &[dropped]);
     assert_one_problem(&text, &["not stored as a pseudonym", "without another treatment"]);
 }
 
 #[test]
 fn what_is_said_of_consent_is_part_of_the_version() {
-    let version = |esker: &str| {
-        load(&annotated(esker, &["ref: plan.name", "ref: user.id"])).unwrap().version().to_owned()
-    };
+    let version =
+        |esker: &str| load(&annotated(esker, &["ref: plan.name", USER])).unwrap().version().to_owned();
     let versions: BTreeSet<_> = [
         "privacy: public",
         "purposes: []",
