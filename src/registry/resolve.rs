@@ -232,7 +232,7 @@ fn treatment(
         Some(value) => Some(annotation::treatment(
             value,
             &definition.ty,
-            &mut Place::new(&event.file, &place(), problems),
+            &mut Place::new(&event.file, place(), problems),
         )),
         None => definition.treatment,
     }
