@@ -71,6 +71,8 @@ class Maker:
     def __init__(self, seed: int, events: dict[str, list[Use]]):
         self.chance = random.Random(seed)
         self.events = events
+        # Off where bits are flipped afterwards: what is no private key any more is not masked as one.
+        self.leaks = True
         self.marks = self.kept = 0
 
     def mark(self) -> str:
@@ -146,7 +148,7 @@ class Maker:
         if use.kind == "int[]":
             return "[1, 2]"
         if use.kind == "string" and use.level in ("public", "internal"):
-            return self.leak() if self.chance.random() < 0.3 else self.keep()
+            return self.leak() if self.leaks and self.chance.random() < 0.3 else self.keep()
         return None
 
     def wrong(self, use: Use):
@@ -193,6 +195,8 @@ class Maker:
         return [pair for key, item in found for pair in pairs({key: item})]
 
     def name(self) -> str:
+        if self.chance.random() < 0.05:
+            return self.chance.choice([name for name in self.events if "consent" in name] or [""])
         if self.chance.random() < 0.75:
             return self.chance.choice(list(self.events))
         mark = self.mark()

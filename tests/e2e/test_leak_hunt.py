@@ -7,6 +7,7 @@ that the service wrote and answered. A mark may be found only where the policy k
 import copy
 import os
 import random
+import shutil
 import socket
 import time
 
@@ -20,8 +21,19 @@ from leak_hunt import KEPT, Maker, finds
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
 
 SCHEMAS = REPO / "schemas"
+# Subjects that withdraw consent leave rows of their own.
+WITHDRAWALS = """file_format: definition/2
+events:
+  - name: privacy.consent.withdrawn
+    stability: stable
+    requirement_level: recommended
+    brief: A user withdrew consent.
+    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id}}}
+    attributes: [{ref: user.id, requirement_level: required}]
+"""
+
 ROUNDS = 4
-REQUESTS_A_ROUND = 40
+REQUESTS_A_ROUND = 25
 
 SETUPS = {
     "as it comes": {},
@@ -42,7 +54,7 @@ class Hunt:
 
     def __init__(self, service, seed: int):
         self.service, self.seed = service, seed
-        self.maker = Maker(seed, leak_hunt.registry(SCHEMAS))
+        self.maker = Maker(seed, leak_hunt.registry(service.schemas))
         self.chance = random.Random(seed + 1)
         self.answers: list[tuple[str, bytes]] = []
         self.taken = 0
@@ -85,8 +97,10 @@ class Hunt:
     def malformed(self, body: bytes):
         mark = self.maker.mark()
         cut = self.chance.randrange(1, len(body))
-        flipped = bytearray(body)
-        flipped[cut - 1] ^= 1 << self.chance.randrange(8)
+        self.maker.leaks = False
+        flipped = bytearray(self.maker.request(time.time_ns()).SerializeToString())
+        self.maker.leaks = True
+        flipped[self.chance.randrange(len(flipped))] ^= 1 << self.chance.randrange(8)
         attempts = [
             (body[:cut], otlp.PROTOBUF, {}),
             (bytes(flipped), otlp.PROTOBUF, {}),
@@ -143,6 +157,17 @@ class Hunt:
             done = self.service.run(*command)
             self.note(" ".join(command), done.stdout + done.stderr)
 
+    def replay(self):
+        """What was sealed, opened and sent once more: most of it breaks its contract again."""
+        service = self.service
+        done = service.run(
+            *("quarantine", "replay", "--private-key", str(service.home / "open.key"), "--all"),
+            *("--endpoint", f"http://{service.ready['http']}", "--format", "json"),
+            seconds=120,
+        )
+        self.note("quarantine replay", done.stdout + done.stderr)
+        assert done.stdout, (done.returncode, done.stderr[:500])
+
     def search(self):
         found = []
         for what, content in self.answers:
@@ -159,13 +184,22 @@ class Hunt:
         return lake.duckdb_rows(table)[0] if table.exists() else []
 
 
+@pytest.fixture
+def registry(tmp_path):
+    """The repository's `schemas/`, and an event that withdraws consent."""
+    folder = tmp_path / "schemas"
+    shutil.copytree(SCHEMAS, folder)
+    (folder / "withdrawals.yaml").write_text(WITHDRAWALS)
+    return folder
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("setup", SETUPS, ids=lambda name: name.replace(" ", "-"))
-def test_no_secret_is_written_down_anywhere(esker, setup, record_property):
+def test_no_secret_is_written_down_anywhere(esker, setup, registry, record_property):
     seed = int(os.environ.get("E2E_SEED", time.time_ns() % 1_000_000))
     print(f"E2E_SEED={seed}")
     sections = {"log": {"filter": "trace"}, "flush": {"max_age": "300ms"}, **copy.deepcopy(SETUPS[setup])}
-    service = esker(schemas=SCHEMAS, ports=tuple(free_ports(3)), **sections)
+    service = esker(schemas=registry, ports=tuple(free_ports(3)), **sections)
     is_sealed = "sealed" in setup
     if is_sealed:
         made = service.run("quarantine", "keygen", "--out", str(service.home / "open.key"))
@@ -190,9 +224,14 @@ def test_no_secret_is_written_down_anywhere(esker, setup, record_property):
             service.start()
     hunt.ask()
     service.wait_settled()
+    if is_sealed:
+        hunt.replay()
+        service.wait_settled()
     assert service.stop() == 0
     hunt.search()
 
+    withdrawn = lake.duckdb_rows(service.table.parent / "events_withdrawals")[0]
+    assert withdrawn and all(row["subject"].startswith("e1_") for row in withdrawn)
     rows = lake.duckdb_rows(service.table)[0]
     assert len(rows) > ROUNDS * REQUESTS_A_ROUND
     kept = sum(KEPT in str(cell) for row in rows for cell in row.values())
