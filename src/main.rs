@@ -35,10 +35,8 @@ enum Command {
     )]
     Serve,
     /// Check the configuration and the registry without touching the data directory or the table.
-    #[command(
-        after_help = "Example:\n  esker check\n  esker --config esker.toml check --format json\n  \
-        esker check --against samples/\n  esker check --against table --baseline policy.json"
-    )]
+    #[command(after_help = "Example:\n  esker check\n  esker --config esker.toml check --format json\n  \
+        esker check --against samples/\n  esker check --against table --baseline policy.json")]
     Check {
         /// Tell what this configuration would change: for OTLP/JSON samples (a file or a folder), or for a table (its name;
         /// `table` is the primary). Shows no value. Exit code 1 where `esker serve` would refuse to start.

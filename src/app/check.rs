@@ -64,7 +64,12 @@ const PRIMARY: &str = "table";
 ///
 /// # Errors
 /// Where a start with this configuration would be refused, exit code 1; where the configuration or the target is wrong.
-pub fn against(config: &Config, target: &str, baseline: Option<&Path>, format: Format) -> Result<(), AppError> {
+pub fn against(
+    config: &Config,
+    target: &str,
+    baseline: Option<&Path>,
+    format: Format,
+) -> Result<(), AppError> {
     let (gate, map) = policies::current(config)?;
     let table = config.tables.iter().position(|table| table.name == target);
     let place = table.or((target == PRIMARY).then_some(0));
@@ -82,12 +87,12 @@ pub fn against(config: &Config, target: &str, baseline: Option<&Path>, format: F
         None => samples::compare(config, &before, &after, Path::new(target))?,
     };
     comparison.target = target.to_owned();
-    comparison.baseline = baseline.map(|stored| difference::Baseline {
-        policy_version: stored.map.policy_version,
-        from: stored.from,
-    });
+    comparison.baseline = baseline
+        .map(|stored| difference::Baseline { policy_version: stored.map.policy_version, from: stored.from });
     print(&match format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&comparison).map_err(anyhow::Error::from)?),
+        Format::Json => {
+            format!("{}\n", serde_json::to_string_pretty(&comparison).map_err(anyhow::Error::from)?)
+        }
         Format::Text => difference::text(&comparison),
     })?;
     refused(&comparison)

@@ -66,7 +66,10 @@ pub(super) async fn store(config: &Config, gate: &Gate, tables: &[Table]) -> any
     }
     for table in tables {
         let name = format!("{POLICIES_FOLDER}/{}.json", map.policy_version);
-        table.put_once(&name, bytes.clone()).await.with_context(|| format!("writing {name} beside a table's rows"))?;
+        table
+            .put_once(&name, bytes.clone())
+            .await
+            .with_context(|| format!("writing {name} beside a table's rows"))?;
     }
     Ok(())
 }

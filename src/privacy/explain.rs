@@ -12,11 +12,13 @@ use super::datamap::consent_name;
 use super::envelope;
 use super::route::{Route, RouteTarget};
 use super::{
-    AttributeOutcome, Cleared, ClearedEvent, ClearedValue, EventOutcome, Gate, Observer, QuarantinedEvent, Subject,
-    TableRules, Verdict,
+    AttributeOutcome, Cleared, ClearedEvent, ClearedValue, EventOutcome, Gate, Observer, QuarantinedEvent,
+    Subject, TableRules, Verdict,
 };
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
-use crate::registry::{Attribute, AttributeType, Category, Event, EventAttribute, LeakClass, PrivacyLevel, Treatment};
+use crate::registry::{
+    Attribute, AttributeType, Category, Event, EventAttribute, LeakClass, PrivacyLevel, Treatment,
+};
 
 /// What would happen to an event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -226,7 +228,8 @@ impl Explainer<'_, '_> {
     fn event(&self, set_aside: Option<&QuarantinedEvent<'_>>) -> ExplainedEvent {
         let event = self.declared_event();
         let (stated_level, stated_category) = self.stated();
-        let category = event.map(|event| stated_category.map_or(event.category, |one| one.max(event.category)));
+        let category =
+            event.map(|event| stated_category.map_or(event.category, |one| one.max(event.category)));
         let (route, table) = self.destination(category);
         let rules = table.and_then(|place| self.gate.options.tables.get(place));
         let attribute = |one: &SeenAttribute| self.attribute(one, event, rules, stated_level);
@@ -277,7 +280,9 @@ impl Explainer<'_, '_> {
 
     /// The route that decided, and the place of the table that the event goes to.
     fn destination(&self, category: Option<Category>) -> (Option<usize>, Option<usize>) {
-        let (Subject::Declared(event), Some(category)) = (self.seen.subject, category) else { return (None, None) };
+        let (Subject::Declared(event), Some(category)) = (self.seen.subject, category) else {
+            return (None, None);
+        };
         let resource = self.raw.resources.get(self.record.resource as usize);
         let resource = resource.map(|one| self.gate.router.resource(self.raw, one)).unwrap_or_default();
         // The decision on consent is the row's, where there is one; what was dropped by a route has none to show.
@@ -289,7 +294,8 @@ impl Explainer<'_, '_> {
         };
         let consent = self.row.and_then(|row| row.consent);
         let holds = |route: &Route| {
-            let consents = route.consent.is_none_or(|one| consent.is_none() || consent == Some(consent_name(one)));
+            let consents =
+                route.consent.is_none_or(|one| consent.is_none() || consent == Some(consent_name(one)));
             consents && wanted.is_none_or(|wanted| route.target == wanted)
         };
         let route = self.gate.router.matching(event, category, &resource).find(|(_, route)| holds(route));
@@ -313,7 +319,8 @@ impl Explainer<'_, '_> {
     ) -> ExplainedAttribute {
         let registry = self.gate.registry();
         let declared = seen.declared.and_then(|place| registry.attributes().get(place));
-        let used = event.and_then(|event| event.attributes.iter().find(|used| Some(used.attribute) == seen.declared));
+        let used = event
+            .and_then(|event| event.attributes.iter().find(|used| Some(used.attribute) == seen.declared));
         let treatment = match seen.outcome {
             AttributeOutcome::Kept => "keep",
             AttributeOutcome::Masked => "mask",
@@ -323,7 +330,8 @@ impl Explainer<'_, '_> {
             AttributeOutcome::LeakQuarantined => "quarantine",
             _ => "drop",
         };
-        let is_stored = self.row.is_some() && matches!(treatment, "keep" | "mask" | "reduce" | "pseudonymise");
+        let is_stored =
+            self.row.is_some() && matches!(treatment, "keep" | "mask" | "reduce" | "pseudonymise");
         let column = declared.filter(|_| is_stored).and_then(|one| registry.columns().get(one.column));
         let column = column.map(|column| column.name.clone());
         let decided = used.zip(table).map(|(used, table)| self.decided(used, table));
@@ -332,7 +340,10 @@ impl Explainer<'_, '_> {
             key: seen.key.clone(),
             declared: declared.filter(|_| used.is_some()).map(|one| one.key.clone()),
             level: used.map(|used| used.privacy.as_str()),
-            level_from: declared.zip(event).zip(used).map(|((one, event), used)| level_from((one, event, used))),
+            level_from: declared
+                .zip(event)
+                .zip(used)
+                .map(|((one, event), used)| level_from((one, event, used))),
             treatment,
             reason: seen.outcome.as_str(),
             policy: decided.as_ref().map(|(treatment, _)| treatment.to_string()),
@@ -371,7 +382,9 @@ impl Explainer<'_, '_> {
                 let level = stated.unwrap_or_default();
                 let least = self.gate.options.rules.stated(level);
                 let level = level.as_str();
-                return Some(format!("the record states the level {level} ({least}), at which its column may not hold it"));
+                return Some(format!(
+                    "the record states the level {level} ({least}), at which its column may not hold it"
+                ));
             }
             AttributeOutcome::Masked => "what leaked into it is masked",
             AttributeOutcome::Envelope => "read for the envelope, or for the decision on the event",
@@ -381,7 +394,9 @@ impl Explainer<'_, '_> {
             AttributeOutcome::LeakQuarantined => "something leaked into it, and so its event is set aside",
             AttributeOutcome::Unreducible => "its treatment cannot read it",
             AttributeOutcome::KeyDestroyed => "the key of its tenant was destroyed",
-            AttributeOutcome::Untrusted => "it is the server's own (trust: server), but arrived as text, as baggage does",
+            AttributeOutcome::Untrusted => {
+                "it is the server's own (trust: server), but arrived as text, as baggage does"
+            }
             AttributeOutcome::Undeclared => "the event does not declare it",
             AttributeOutcome::Duplicate => "a later attribute of the record has the same key",
             AttributeOutcome::ColumnTaken => "another attribute already fills the column that both share",
@@ -429,4 +444,74 @@ fn envelope_of(row: &ClearedEvent<'_>) -> ExplainedEnvelope {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privacy::datamap::tests::rich_gate;
+    use crate::privacy::tests::fixture::{NOW, Request, Sent, Value as Given};
+
+    fn explained(region: &str, sent: Vec<Sent>) -> Vec<ExplainedEvent> {
+        let mut request = Request::of(sent);
+        request.resource.push(("region", Given::from(region)));
+        explain(&rich_gate(), &request.raw(), NOW)
+    }
+
+    #[test]
+    fn the_route_and_the_table_of_an_event_are_told() {
+        let of = |region, name| {
+            let event = explained(region, vec![Sent::named(name).with("a.plain", 1)]).remove(0);
+            (event.verdict, event.route, event.table.unwrap_or_default())
+        };
+        assert_eq!(of("eu", "b.failed"), ("cleared", Some(1), "eu.events".to_owned()));
+        assert_eq!(of("us", "b.failed"), ("dropped", Some(2), String::new()));
+        assert_eq!(of("eu", "a.done"), ("cleared", None, "product.events".to_owned()));
+        assert_eq!(of("eu", "c.unknown"), ("dropped", None, String::new()));
+    }
+
+    #[test]
+    fn the_rule_and_the_level_of_each_attribute_are_told() {
+        let sent =
+            Sent::named("b.failed").with("a.text", "secret-mark").with("a.kind", 2).with("x", "secret-mark");
+        let event = explained("eu", vec![sent]).remove(0);
+        assert!(!serde_json::to_string(&event).unwrap().contains("secret-mark"));
+        let of = |key: &str| event.attributes.iter().find(|one| one.key == key).unwrap();
+        let text = of("a.text");
+        assert_eq!((text.level, text.level_from), (Some("sensitive"), Some(LevelSource::Ref)));
+        assert_eq!(text.rule.as_deref(), Some("sensitive values are never stored"));
+        assert_eq!(
+            (of("a.kind").level_from, of("a.kind").stored.clone()),
+            (Some(LevelSource::Ref), Some(2.into()))
+        );
+        let undeclared = of("x");
+        assert_eq!((undeclared.rule.as_deref(), undeclared.declared.as_deref()), (None, None));
+        assert_eq!(undeclared.why.as_deref(), Some("the event does not declare it"));
+    }
+
+    #[test]
+    fn a_level_that_the_record_states_and_a_broken_contract_are_told() {
+        let stated = Sent::named("a.done").with("a.plain", 1).with("event.privacy_level", "personal");
+        let event = explained("eu", vec![stated, Sent::named("a.done").with("a.kind", 2)]);
+        assert_eq!(event[0].stated_level, Some("personal"));
+        let plain = event[0].attributes.iter().find(|one| one.key == "a.plain").unwrap();
+        assert_eq!((plain.reason, plain.stored.clone()), ("dropped_by_record", None));
+        assert!(
+            plain.why.as_deref().unwrap().contains("the level personal (pseudonymise)"),
+            "{:?}",
+            plain.why
+        );
+        assert_eq!((event[1].verdict, event[1].reason), ("quarantined", "missing_required"));
+        assert_eq!(event[1].faults, ["a.plain"]);
+        assert!(event[1].attributes.iter().all(|one| one.stored.is_none() && one.column.is_none()));
+    }
+
+    #[test]
+    fn of_a_leak_the_class_is_told_and_nothing_else() {
+        let sent = Sent::named("a.done").with("a.plain", 1).with("a.text", "to bob@example.org");
+        let event = explained("eu", vec![sent]).remove(0);
+        let text = event.attributes.iter().find(|one| one.key == "a.text").unwrap();
+        assert_eq!((text.reason, text.leaks.as_slice()), ("dropped_leak", ["email"].as_slice()));
+        assert!(!serde_json::to_string(&event).unwrap().contains("bob"));
+    }
 }

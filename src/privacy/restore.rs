@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::datamap::{FORMAT, MappedRoute, MappedSettings, consent_name};
 use super::{
-    DataMap, Decision, Destination, EventPattern, Gate, GateOptions, LevelTreatments, MappedAttribute, PolicyError,
-    ResourceMatch, Route, RouteTarget, Rules, TableRules,
+    DataMap, Decision, Destination, EventPattern, Gate, GateOptions, LevelTreatments, MappedAttribute,
+    PolicyError, ResourceMatch, Route, RouteTarget, Rules, TableRules,
 };
 use crate::registry::{Category, Registry, RegistryError, Treatment};
 use crate::secret::Keyring;
@@ -21,7 +21,9 @@ use crate::secret::Keyring;
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// It was made by another version.
-    #[error("its format is not {FORMAT}; use a map that this version of Esker wrote, or compare with another one")]
+    #[error(
+        "its format is not {FORMAT}; use a map that this version of Esker wrote, or compare with another one"
+    )]
     Format,
     /// A text of it means nothing.
     #[error("its {what} `{text}` is not known; was it edited, or written by a later version of Esker?")]
@@ -65,9 +67,11 @@ impl DataMap {
             Ok(TableRules { name: table.name.clone(), levels })
         });
         let of = |destination: Destination| {
-            levels(self.levels.iter().filter_map(|level| {
-                Some((&level.level, level.treatments.get(&destination)?))
-            }))
+            levels(
+                self.levels
+                    .iter()
+                    .filter_map(|level| Some((&level.level, level.treatments.get(&destination)?))),
+            )
         };
         Ok(GateOptions {
             future_max: Duration::from_millis(future_max_ms),
@@ -104,10 +108,10 @@ impl DataMap {
         Ok(Route {
             category: category.transpose()?,
             events: mapped.events.iter().map(pattern).collect(),
-            resource: mapped.resource.as_ref().map(|one| ResourceMatch {
-                key: one.key.clone(),
-                value: one.value.clone(),
-            }),
+            resource: mapped
+                .resource
+                .as_ref()
+                .map(|one| ResourceMatch { key: one.key.clone(), value: one.value.clone() }),
             consent: consent.transpose()?,
             target,
         })
@@ -122,7 +126,8 @@ impl DataMap {
         for one in definitions.values() {
             owners.entry(&one.column).or_insert(&one.key);
         }
-        let attributes = definitions.values().map(|one| definition(one, owners.get(one.column.as_str()).copied()));
+        let attributes =
+            definitions.values().map(|one| definition(one, owners.get(one.column.as_str()).copied()));
         let mut events = Vec::with_capacity(self.events.len());
         for event in &self.events {
             let uses = event.attributes.iter().map(|one| {
@@ -229,8 +234,10 @@ mod tests {
     #[test]
     fn a_restored_gate_has_the_map_that_it_was_made_of() {
         let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
-        let shipped = Gate::new(Arc::new(Registry::load(&shipped).unwrap()), &key(), GateOptions::default()).unwrap();
-        let tables = || vec![datamap::MappedTable { name: "product.events".to_owned(), ..Default::default() }];
+        let shipped =
+            Gate::new(Arc::new(Registry::load(&shipped).unwrap()), &key(), GateOptions::default()).unwrap();
+        let tables =
+            || vec![datamap::MappedTable { name: "product.events".to_owned(), ..Default::default() }];
         for map in [datamap::tests::rich_map(), DataMap::of(&shipped, tables())] {
             let restored = map.restore(&key()).unwrap();
             assert_eq!(facts(&DataMap::of(&restored, map.tables.clone())), facts(&map));
@@ -239,10 +246,18 @@ mod tests {
 
     #[test]
     fn every_treatment_is_read_back_from_how_it_is_shown() {
-        for shown in
-            ["keep", "drop", "pseudonymise", "mask", "mask email, ip", "truncate_ip", "coarsen to 10", "coarsen to day",
-             "coarsen to month", "keep_domain"]
-        {
+        for shown in [
+            "keep",
+            "drop",
+            "pseudonymise",
+            "mask",
+            "mask email, ip",
+            "truncate_ip",
+            "coarsen to 10",
+            "coarsen to day",
+            "coarsen to month",
+            "keep_domain",
+        ] {
             let value = treatment(shown).unwrap();
             assert_eq!(Treatment::parse(&value).unwrap().to_string(), shown);
         }

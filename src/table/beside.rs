@@ -32,7 +32,9 @@ impl Table {
         let key = Path::from(format!("{folder}/{name}"));
         match self.warehouse.store().put_opts(&key, bytes.into(), PutMode::Create.into()).await {
             Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -69,8 +71,7 @@ impl Peek {
     pub fn policy_versions(&self) -> Vec<String> {
         let mut snapshots: Vec<_> = self.0.metadata.snapshots().collect();
         snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.sequence_number()));
-        let told =
-            snapshots.iter().find_map(|one| one.summary().additional_properties.get(POLICY_VERSIONS));
+        let told = snapshots.iter().find_map(|one| one.summary().additional_properties.get(POLICY_VERSIONS));
         told.into_iter().flat_map(|versions| versions.split(',')).map(str::to_owned).collect()
     }
 

@@ -34,7 +34,10 @@ const TREATMENTS: [(&str, &str); 7] = [
         "pseudonymise",
         "A keyed code (HMAC-SHA256) in place of the value: equal values stay equal, and without the key nobody can tell which value it was. It remains personal data for whoever holds the key",
     ),
-    ("mask", "The value without what the scan finds in it (or the named classes of that), each replaced with the name of its class"),
+    (
+        "mask",
+        "The value without what the scan finds in it (or the named classes of that), each replaced with the name of its class",
+    ),
     ("truncate_ip", "The network of an IP address: /24 of an IPv4 address, /48 of an IPv6 address"),
     ("coarsen", "A number down to a multiple of the given one, or a time down to its day or month"),
     ("keep_domain", "The domain of an e-mail address"),
@@ -102,10 +105,9 @@ fn head(text: &mut String, map: &DataMap) {
     );
     let stored = map.events.iter().filter(|event| event.stored).count();
     let treated = |treatment: &str| {
-        let keys =
-            map.uses().filter(|(_, one)| {
-                one.treatments.get(&Destination::Warehouse).is_some_and(|one| word(one) == treatment)
-            });
+        let keys = map.uses().filter(|(_, one)| {
+            one.treatments.get(&Destination::Warehouse).is_some_and(|one| word(one) == treatment)
+        });
         keys.map(|(_, one)| one.key.as_str()).collect::<BTreeSet<_>>().len()
     };
     text.push_str("| | |\n|---|---|\n");
@@ -191,7 +193,9 @@ fn routes(text: &mut String, map: &DataMap) {
         return;
     }
     text.push_str("\nThe first route that matches decides where an event goes.\n\n");
-    text.push_str("| Route | Category | Events | Resource | Consent | Goes to |\n|---:|---|---|---|---|---|\n");
+    text.push_str(
+        "| Route | Category | Events | Resource | Consent | Goes to |\n|---:|---|---|---|---|---|\n",
+    );
     for (number, route) in (1..).zip(&map.routes) {
         let any = || "any".to_owned();
         let events: Vec<String> = route.events.iter().map(|event| code(event)).collect();
@@ -343,7 +347,9 @@ fn notes(attribute: &MappedAttribute, is_stored: bool) -> String {
     if attribute.trust == "server" {
         notes.push("server only".to_owned());
     }
-    if attribute.treatments.values().any(|treatment| treatment == "pseudonymise") && !attribute.normalise.is_empty() {
+    if attribute.treatments.values().any(|treatment| treatment == "pseudonymise")
+        && !attribute.normalise.is_empty()
+    {
         notes.push(format!("before the pseudonym is made: {}", attribute.normalise.join(", ")));
     }
     // Masking is the rule, so that only the exceptions are worth a word.
@@ -513,7 +519,12 @@ mod tests {
         let text = document(&crate::privacy::datamap_for_tests());
         let line = |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_default().to_owned();
         let mail = line("`a.mail` | An address. | `a_mail`");
-        assert!(mail.contains("| pseudonymise | drop | privacy.policy.warehouse.personal; default for personal in"), "{mail}");
+        assert!(
+            mail.contains(
+                "| pseudonymise | drop | privacy.policy.warehouse.personal; default for personal in"
+            ),
+            "{mail}"
+        );
         assert!(mail.contains("in `eu.events`: drop (tables.policy.personal of eu.events)"), "{mail}");
         assert!(mail.contains("trim, lowercase"), "{mail}");
         assert!(line("`a.ip` | A client. | `a_ip`").contains("treatment in schemas/"));

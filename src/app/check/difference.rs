@@ -24,7 +24,10 @@ impl Side {
     /// The policy that was in force; one that declares nothing, where there was none.
     pub(super) fn of(stored: Option<&Stored>) -> anyhow::Result<Self> {
         let Some(stored) = stored else { return Ok(Self { gate: None, map: nothing() }) };
-        let gate = stored.map.restore(&throw_away_keys()?).with_context(|| format!("the baseline {}", stored.from))?;
+        let gate = stored
+            .map
+            .restore(&throw_away_keys()?)
+            .with_context(|| format!("the baseline {}", stored.from))?;
         Ok(Self { gate: Some(gate), map: stored.map.clone() })
     }
 
@@ -185,7 +188,8 @@ impl Counter {
     }
 
     pub(super) fn into_changes(self) -> (Vec<EventChange>, Vec<AttributeChange>) {
-        let event = |((change, event, before, after), count)| EventChange { change, event, before, after, count };
+        let event =
+            |((change, event, before, after), count)| EventChange { change, event, before, after, count };
         let attribute = |((change, event, attribute, before, after), count)| AttributeChange {
             change,
             event,
@@ -204,7 +208,8 @@ pub(super) fn text(comparison: &Comparison) -> String {
     // Writing to a String cannot fail.
     match &comparison.baseline {
         Some(baseline) => {
-            writeln!(text, "policy {} compared with {}", comparison.policy_version, baseline.policy_version).ok();
+            writeln!(text, "policy {} compared with {}", comparison.policy_version, baseline.policy_version)
+                .ok();
             writeln!(text, "  that one is from {}", baseline.from).ok();
         }
         None => {
@@ -216,7 +221,8 @@ pub(super) fn text(comparison: &Comparison) -> String {
         writeln!(text, "  {} records in {}", comparison.records, comparison.target).ok();
     }
     if comparison.rejected_by_both > 0 {
-        writeln!(text, "  {} of them are rejected by both and show nothing", comparison.rejected_by_both).ok();
+        writeln!(text, "  {} of them are rejected by both and show nothing", comparison.rejected_by_both)
+            .ok();
     }
     let times = |count: u64| if count == 0 { String::new() } else { format!("  ({count} records)") };
     for one in &comparison.events {
@@ -225,7 +231,8 @@ pub(super) fn text(comparison: &Comparison) -> String {
     }
     for one in &comparison.attributes {
         let AttributeChange { change, event, attribute, before, after, count } = one;
-        writeln!(text, "{:<18} {event} {attribute}: {before} -> {after}{}", change.as_str(), times(*count)).ok();
+        writeln!(text, "{:<18} {event} {attribute}: {before} -> {after}{}", change.as_str(), times(*count))
+            .ok();
     }
     for (what, columns) in
         [("no longer filled", &comparison.columns_no_longer_filled), ("new column", &comparison.columns_new)]

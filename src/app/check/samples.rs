@@ -19,7 +19,12 @@ use crate::receive::json;
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// Compares the policies on the OTLP/JSON in a file, or in all `.json` and `.jsonl` files of a folder.
-pub(super) fn compare(config: &Config, before: &Side, after: &Side, target: &Path) -> anyhow::Result<Comparison> {
+pub(super) fn compare(
+    config: &Config,
+    before: &Side,
+    after: &Side,
+    target: &Path,
+) -> anyhow::Result<Comparison> {
     let names = NameFallback::new(config.receive.names.clone());
     let now_micros = SystemClock.now_micros();
     let mut found = Found { before, after, counter: Counter::default(), records: 0, rejected_by_both: 0 };
@@ -107,7 +112,9 @@ impl Found<'_> {
             return;
         }
         // A name that neither policy declares may hold anything, and both drop its event.
-        let Some(event) = now.declared.as_deref().or(was.and_then(|was| was.declared.as_deref())) else { return };
+        let Some(event) = now.declared.as_deref().or(was.and_then(|was| was.declared.as_deref())) else {
+            return;
+        };
         let (before, after) = (was.map_or_else(|| "undeclared".to_owned(), fate), fate(now));
         if before != after {
             let change = match (was_verdict, now.verdict) {
@@ -131,7 +138,8 @@ impl Found<'_> {
             let declared = |one: Option<&ExplainedAttribute>| one.and_then(|one| one.declared.clone());
             // What neither policy declares is not stored by either, and its key may hold anything.
             let Some(attribute) = declared(after).or_else(|| declared(before)) else { continue };
-            let types = |side: &Side| side.used(event, &attribute).map(crate::privacy::MappedAttribute::full_type);
+            let types =
+                |side: &Side| side.used(event, &attribute).map(crate::privacy::MappedAttribute::full_type);
             if let (Some(before), Some(after)) = (types(self.before), types(self.after))
                 && before != after
                 && typed.insert(attribute.clone())
@@ -186,11 +194,16 @@ fn attribute_fate(event: Option<&ExplainedEvent>, attribute: Option<&ExplainedAt
     match attribute {
         Some(one) if one.column.is_some() => {
             let policy = one.policy.as_deref().unwrap_or(one.treatment);
-            let masked = if one.treatment == "mask" && !policy.starts_with("mask") { ", leaks masked" } else { "" };
+            let masked =
+                if one.treatment == "mask" && !policy.starts_with("mask") { ", leaks masked" } else { "" };
             format!("{policy}{masked}")
         }
         Some(one) if event.is_some_and(|event| event.verdict == "cleared") => {
-            if one.reason == "undeclared" { "undeclared".to_owned() } else { format!("drop, {}", one.reason) }
+            if one.reason == "undeclared" {
+                "undeclared".to_owned()
+            } else {
+                format!("drop, {}", one.reason)
+            }
         }
         _ => event.map_or_else(|| "undeclared".to_owned(), |event| format!("event {}", event.verdict)),
     }

@@ -11,10 +11,8 @@ fn record(name: &str, attributes: &[(&str, serde_json::Value)]) -> serde_json::V
         serde_json::Value::String(_) => serde_json::json!({"stringValue": value}),
         other => serde_json::json!({"intValue": other.to_string()}),
     };
-    let attributes: Vec<_> = attributes
-        .iter()
-        .map(|(key, one)| serde_json::json!({"key": key, "value": value(one)}))
-        .collect();
+    let attributes: Vec<_> =
+        attributes.iter().map(|(key, one)| serde_json::json!({"key": key, "value": value(one)})).collect();
     serde_json::json!({"eventName": name, "attributes": attributes})
 }
 
@@ -34,9 +32,15 @@ fn compared(before: &Side, after: &Side, text: &str) -> Comparison {
 }
 
 fn shown(comparison: &Comparison) -> Vec<String> {
-    let events = comparison.events.iter().map(|one| format!("{:?} {}: {} -> {} x{}", one.change, one.event, one.before, one.after, one.count));
+    let events = comparison
+        .events
+        .iter()
+        .map(|one| format!("{:?} {}: {} -> {} x{}", one.change, one.event, one.before, one.after, one.count));
     let attributes = comparison.attributes.iter().map(|one| {
-        format!("{:?} {} {}: {} -> {} x{}", one.change, one.event, one.attribute, one.before, one.after, one.count)
+        format!(
+            "{:?} {} {}: {} -> {} x{}",
+            one.change, one.event, one.attribute, one.before, one.after, one.count
+        )
     });
     events.chain(attributes).collect()
 }
@@ -80,7 +84,8 @@ fn what_a_change_does_to_samples_is_counted_by_event_and_attribute() {
             ("a.note.mark-x", "mark-note".into()),
         ],
     );
-    let compared = compared(&side(&before), &side(&after), &request(&[done.clone(), done, record("b.failed", &[])]));
+    let compared =
+        compared(&side(&before), &side(&after), &request(&[done.clone(), done, record("b.failed", &[])]));
     assert_eq!(
         shown(&compared),
         [
