@@ -73,6 +73,7 @@ impl DataMap {
                     .filter_map(|level| Some((&level.level, level.treatments.get(&destination)?))),
             )
         };
+        // Every option is named: a new one that decides about events must find its place in the map.
         Ok(GateOptions {
             future_max: Duration::from_millis(future_max_ms),
             age_max: Duration::from_millis(age_max_ms),
@@ -85,8 +86,6 @@ impl DataMap {
             routes: self.routes.iter().map(|one| self.route(one)).collect::<Result<_, _>>()?,
             quarantine_broken: settings.quarantine_broken,
             quarantine_undeclared: settings.quarantine_undeclared,
-            // What the map does not hold has no part in its policy.
-            ..GateOptions::default()
         })
     }
 
