@@ -98,14 +98,14 @@ pub(super) fn uid<'a>(value: RawValue<'a>, scanner: &Scanner) -> Result<&'a str,
 
 /// The level that a record states of itself. What is no level's name is read as the strictest: whoever wrote it meant to
 /// restrict, and nobody knows how far. No value states nothing.
-pub(super) fn level(value: RawValue<'_>) -> PrivacyLevel {
+pub(super) fn level(value: RawValue<'_>) -> Option<PrivacyLevel> {
     let RawValue::Str(bytes) = value else {
-        return if value == RawValue::Empty { PrivacyLevel::Public } else { PrivacyLevel::Sensitive };
+        return (value != RawValue::Empty).then_some(PrivacyLevel::Sensitive);
     };
     match std::str::from_utf8(bytes).map(|text| unquote(text.trim()).to_ascii_lowercase()) {
-        Ok(text) if text.is_empty() || text == "null" => PrivacyLevel::Public,
-        Ok(text) => PrivacyLevel::parse(&text).unwrap_or(PrivacyLevel::Sensitive),
-        Err(_) => PrivacyLevel::Sensitive,
+        Ok(text) if text.is_empty() || text == "null" => None,
+        Ok(text) => Some(PrivacyLevel::parse(&text).unwrap_or(PrivacyLevel::Sensitive)),
+        Err(_) => Some(PrivacyLevel::Sensitive),
     }
 }
 

@@ -280,7 +280,7 @@ impl Explainer<'_, '_> {
         for attribute in self.raw.attributes(&self.record.attributes) {
             let Some(key) = policy.key(attribute.key, 0) else { continue };
             if policy.is_level(key) {
-                level = level.max(Some(envelope::level(attribute.value)));
+                level = level.max(envelope::level(attribute.value));
             } else if policy.is_category(key) {
                 category = category.max(envelope::category(attribute.value));
             }
@@ -358,7 +358,7 @@ impl Explainer<'_, '_> {
             reason: seen.outcome.as_str(),
             policy: decided.as_ref().map(|(treatment, _)| treatment.to_string()),
             rule: decided.map(|(_, rule)| rule),
-            why: self.why(seen.outcome, stated),
+            why: self.why(seen.outcome, stated, table.map(|table| table.levels).unwrap_or_default()),
             leaks: seen.leaks.clone(),
             stored: column.as_deref().zip(self.row).and_then(|(column, row)| self.stored(row, column)),
             column,
@@ -371,7 +371,12 @@ impl Explainer<'_, '_> {
     }
 
     /// The reason of an outcome in words, where the rule alone does not tell.
-    fn why(&self, outcome: AttributeOutcome, stated: Option<PrivacyLevel>) -> Option<String> {
+    fn why(
+        &self,
+        outcome: AttributeOutcome,
+        stated: Option<PrivacyLevel>,
+        own: super::LevelTreatments,
+    ) -> Option<String> {
         let set_aside = self.seen.outcome.verdict() == Verdict::Quarantined;
         let text = match outcome {
             AttributeOutcome::Kept
@@ -390,7 +395,7 @@ impl Explainer<'_, '_> {
             | AttributeOutcome::DroppedByPolicy => return None,
             AttributeOutcome::DroppedByRecord => {
                 let level = stated.unwrap_or_default();
-                let least = self.gate.options.rules.stated(level);
+                let least = self.gate.options.rules.stated(level, &own);
                 let level = level.as_str();
                 return Some(format!(
                     "the record states the level {level} ({least}), at which its column may not hold it"
@@ -454,4 +459,74 @@ fn envelope_of(row: &ClearedEvent<'_>) -> ExplainedEnvelope {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privacy::datamap::tests::rich_gate;
+    use crate::privacy::tests::fixture::{NOW, Request, Sent, Value as Given};
+
+    fn explained(region: &str, sent: Vec<Sent>) -> Vec<ExplainedEvent> {
+        let mut request = Request::of(sent);
+        request.resource.push(("region", Given::from(region)));
+        explain(&rich_gate(), &request.raw(), NOW)
+    }
+
+    #[test]
+    fn the_route_and_the_table_of_an_event_are_told() {
+        let of = |region, name| {
+            let event = explained(region, vec![Sent::named(name).with("a.plain", 1)]).remove(0);
+            (event.verdict, event.route, event.table.unwrap_or_default())
+        };
+        assert_eq!(of("eu", "b.failed"), ("cleared", Some(1), "eu.events".to_owned()));
+        assert_eq!(of("us", "b.failed"), ("dropped", Some(2), String::new()));
+        assert_eq!(of("eu", "a.done"), ("cleared", None, "product.events".to_owned()));
+        assert_eq!(of("eu", "c.unknown"), ("dropped", None, String::new()));
+    }
+
+    #[test]
+    fn the_rule_and_the_level_of_each_attribute_are_told() {
+        let sent =
+            Sent::named("b.failed").with("a.text", "secret-mark").with("a.kind", 2).with("x", "secret-mark");
+        let event = explained("eu", vec![sent]).remove(0);
+        assert!(!serde_json::to_string(&event).unwrap().contains("secret-mark"));
+        let of = |key: &str| event.attributes.iter().find(|one| one.key == key).unwrap();
+        let text = of("a.text");
+        assert_eq!((text.level, text.level_from), (Some("sensitive"), Some(LevelSource::Ref)));
+        assert_eq!(text.rule.as_deref(), Some("sensitive values are never stored"));
+        assert_eq!(
+            (of("a.kind").level_from, of("a.kind").stored.clone()),
+            (Some(LevelSource::Ref), Some(2.into()))
+        );
+        let undeclared = of("x");
+        assert_eq!((undeclared.rule.as_deref(), undeclared.declared.as_deref()), (None, None));
+        assert_eq!(undeclared.why.as_deref(), Some("the event does not declare it"));
+    }
+
+    #[test]
+    fn a_level_that_the_record_states_and_a_broken_contract_are_told() {
+        let stated = Sent::named("a.done").with("a.plain", 1).with("event.privacy_level", "personal");
+        let event = explained("eu", vec![stated, Sent::named("a.done").with("a.kind", 2)]);
+        assert_eq!(event[0].stated_level, Some("personal"));
+        let plain = event[0].attributes.iter().find(|one| one.key == "a.plain").unwrap();
+        assert_eq!((plain.reason, plain.stored.clone()), ("dropped_by_record", None));
+        assert!(
+            plain.why.as_deref().unwrap().contains("the level personal (pseudonymise)"),
+            "{:?}",
+            plain.why
+        );
+        assert_eq!((event[1].verdict, event[1].reason), ("quarantined", "missing_required"));
+        assert_eq!(event[1].faults, ["a.plain"]);
+        assert!(event[1].attributes.iter().all(|one| one.stored.is_none() && one.column.is_none()));
+    }
+
+    #[test]
+    fn of_a_leak_the_class_is_told_and_nothing_else() {
+        let sent = Sent::named("a.done").with("a.plain", 1).with("a.text", "to bob@example.org");
+        let event = explained("eu", vec![sent]).remove(0);
+        let text = event.attributes.iter().find(|one| one.key == "a.text").unwrap();
+        assert_eq!((text.reason, text.leaks.as_slice()), ("dropped_leak", ["email"].as_slice()));
+        assert!(!serde_json::to_string(&event).unwrap().contains("bob"));
+    }
 }

@@ -21,7 +21,7 @@ use super::store::Store;
 use super::tally::{AttributeOutcome, Counter, EventOutcome, Subject};
 use super::{Cleared, ClearedEvent, Gate, Observer, StatedWithdrawal};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
-use crate::registry::{Category, PrivacyLevel};
+use crate::registry::{Category, PrivacyLevel, Treatment};
 
 /// Decides about every record of a request.
 pub(super) fn clear<'a, O: Observer>(
@@ -72,7 +72,7 @@ struct Pass<'g, 'r, 'a, O> {
 /// What a record says of itself.
 #[derive(Clone, Copy)]
 struct Stated {
-    level: PrivacyLevel,
+    level: Option<PrivacyLevel>,
     category: Option<Category>,
     consent: Reading,
 }
@@ -107,6 +107,8 @@ struct Scratch<'r, 'a> {
     last_event: u32,
     /// The keys at fault of the current record, and the outcome that says so.
     faults: Vec<(u32, AttributeOutcome)>,
+    /// The keys whose value cannot be used, though it may be of its type.
+    unusable: Vec<u32>,
     object: String,
     entry: String,
 }
@@ -161,6 +163,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 followers: vec![0; gate.policy.key_count() + 1],
                 last_event: 0,
                 faults: Vec::new(),
+                unusable: Vec::new(),
                 object: String::new(),
                 entry: String::new(),
             },
@@ -210,7 +213,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.scratch.last_event = event;
         let Some(plan) = self.gate.policy.plan(event) else { return EventOutcome::Undeclared };
         let stated = self.read_controls(record);
-        if plan.level.max(stated.level) == PrivacyLevel::Sensitive {
+        if stated.level.max(Some(plan.level)) == Some(PrivacyLevel::Sensitive) {
             return EventOutcome::Sensitive;
         }
         let Some(event_time) = self.bounds.event_time(record) else { return EventOutcome::TimeOutOfRange };
@@ -222,7 +225,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     fn read_controls(&mut self, record: &RawRecord<'a>) -> Stated {
         let policy = &self.gate.policy;
         let consent = self.consents.get(record.resource as usize).copied().unwrap_or_default();
-        let mut stated = Stated { level: PrivacyLevel::Public, category: None, consent };
+        let mut stated = Stated { level: None, category: None, consent };
         let mut previous = policy.key_count();
         self.scratch.keys.clear();
         for attribute in self.raw.attributes(&record.attributes) {
@@ -280,7 +283,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.store.subject_column = self.subject_column(event);
         let service = self.resources.get(record.resource as usize).and_then(|resource| resource.service_name);
         self.drift.declared(event, record.resource, service);
-        let uid = self.attributes(candidate, plan, actions.of(strip_identity));
+        let uid = self.attributes(candidate, plan, actions.of(strip_identity), self.least(stated, table));
         if self.store.withdrawn && !withdrawn {
             self.forget();
             return self.attempt(plan, candidate, true);
@@ -345,6 +348,16 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
     }
 
+    /// What the level that a record states does to its attributes in a table.
+    fn least(&self, stated: Stated, table: usize) -> Treatment {
+        let options = &self.gate.options;
+        match (stated.level, options.tables.get(table)) {
+            (Some(level), Some(table)) => options.rules.stated(level, &table.levels),
+            (Some(_), None) => Treatment::Drop,
+            (None, _) => Treatment::Keep,
+        }
+    }
+
     /// The column that names whose consent an event withdraws or gives again.
     fn subject_column(&self, event: u32) -> Option<u32> {
         let withdrawal = self.gate.registry.events().get(event as usize)?.withdrawal?;
@@ -378,10 +391,13 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
                 _ => QuarantineReason::TypeMismatch,
             });
         }
-        let Scratch { valued, round, faults, .. } = &mut self.scratch;
+        let Scratch { valued, round, faults, unusable, .. } = &mut self.scratch;
         let missing = |key: &u32| valued.get(*key as usize) != Some(round);
         faults.extend(plan.required.iter().copied().filter(missing).map(|key| (key, AttributeOutcome::Null)));
-        (!faults.is_empty()).then_some(QuarantineReason::MissingRequired)
+        let is_unusable = faults.iter().any(|(key, _)| unusable.contains(key));
+        let reason =
+            if is_unusable { QuarantineReason::InvalidValue } else { QuarantineReason::MissingRequired };
+        (!faults.is_empty()).then_some(reason)
     }
 
     fn set_aside(

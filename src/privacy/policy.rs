@@ -290,7 +290,8 @@ fn event_actions(
     let mut stripped = all.clone();
     for used in &event.attributes {
         let action = reductions.action(treatment(used), used.privacy);
-        let is_identity = used.privacy >= PrivacyLevel::Pseudonymous && !matches!(action, Action::Drop(_));
+        let is_identity = action == Action::Pseudonymise
+            || (used.privacy >= PrivacyLevel::Pseudonymous && !matches!(action, Action::Drop(_)));
         if let (Some(slot), Some(strip)) = (all.get_mut(used.attribute), stripped.get_mut(used.attribute)) {
             *slot = action;
             *strip = if is_identity { Action::Drop(DropReason::Consent) } else { action };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::consent::ConsentOptions;
 use super::datamap::{FORMAT, MappedRoute, MappedSettings, consent_name};
 use super::{
     DataMap, Decision, Destination, EventPattern, Gate, GateOptions, LevelTreatments, MappedAttribute,
@@ -73,6 +74,7 @@ impl DataMap {
                     .filter_map(|level| Some((&level.level, level.treatments.get(&destination)?))),
             )
         };
+        // Every option is named: a new one that decides about events must find its place in the map.
         Ok(GateOptions {
             future_max: Duration::from_millis(future_max_ms),
             age_max: Duration::from_millis(age_max_ms),
@@ -85,8 +87,9 @@ impl DataMap {
             routes: self.routes.iter().map(|one| self.route(one)).collect::<Result<_, _>>()?,
             quarantine_broken: settings.quarantine_broken,
             quarantine_undeclared: settings.quarantine_undeclared,
-            // What the map does not hold has no part in its policy.
-            ..GateOptions::default()
+            // Not in the map: consent is decided by the defaults, and nothing is sealed.
+            consent: ConsentOptions::default(),
+            recipient: None,
         })
     }
 

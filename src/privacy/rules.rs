@@ -200,10 +200,11 @@ impl Rules {
         }
     }
 
-    /// The least treatment of a level that a record states for itself.
+    /// The least treatment of a level that a record states for itself, on its way to a table with this policy of its own.
     #[must_use]
-    pub fn stated(&self, level: PrivacyLevel) -> Treatment {
-        self.general(Destination::Warehouse, level).0
+    pub fn stated(&self, level: PrivacyLevel, own: &LevelTreatments) -> Treatment {
+        let general = self.general(Destination::Warehouse, level).0;
+        own.of(level).filter(|_| level < PrivacyLevel::Sensitive).unwrap_or(general)
     }
 }
 

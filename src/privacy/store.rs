@@ -68,7 +68,7 @@ impl<'a> Store<'a> {
         value: RawValue<'a>,
     ) -> AttributeOutcome {
         let start = self.made.len();
-        if plan.trust == Trust::Server && matches!(value, RawValue::Str(text) if text != b"null") {
+        if is_untrusted(plan, value) {
             return AttributeOutcome::Untrusted;
         }
         match coerce(value, &plan.coercion, gate.options.value_bytes_max, &mut self.made) {
@@ -222,4 +222,9 @@ impl<'a> Store<'a> {
         self.made.truncate(start);
         refusal
     }
+}
+
+/// True where a value that must be the server's own arrived as text, as OpenTelemetry's baggage does.
+pub(super) fn is_untrusted(plan: &AttributePlan, value: RawValue<'_>) -> bool {
+    plan.trust == Trust::Server && matches!(value, RawValue::Str(text) if text != b"null")
 }

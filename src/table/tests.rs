@@ -468,3 +468,36 @@ async fn a_sleeper_that_commits_an_old_version_is_not_believed() {
     assert_eq!(newest.version, 5);
     assert!(!newest.metadata.properties().contains_key("sleeper"));
 }
+
+#[tokio::test]
+async fn a_file_beside_the_rows_is_put_once_and_read_without_making_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = options(&folder.path().join("none"));
+    assert_eq!(Table::read_beside(&nowhere, "policies/a.json").await.unwrap(), None);
+    assert!(!folder.path().join("none").exists());
+    let table = open(folder.path(), &columns()).await.unwrap();
+    assert!(table.put_once("policies/a.json", b"one".to_vec()).await.unwrap());
+    assert!(!table.put_once("policies/a.json", b"two".to_vec()).await.unwrap());
+    let options = options(folder.path());
+    assert_eq!(Table::read_beside(&options, "policies/a.json").await.unwrap().unwrap(), "one");
+    assert_eq!(Table::read_beside(&options, "policies/b.json").await.unwrap(), None);
+    let beside = std::path::Path::new(&status(folder.path()).await.location.replace("file://", ""))
+        .join("policies/a.json");
+    assert_eq!(std::fs::read_to_string(beside).unwrap(), "one");
+}
+
+#[tokio::test]
+async fn what_a_start_would_refuse_is_told_without_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path(), &columns()).await.unwrap();
+    let peek = Table::peek(&options(folder.path())).await.unwrap().unwrap();
+    assert_eq!(peek.refusals(&columns()), Vec::<String>::new());
+    assert_eq!(peek.policy_versions(), Vec::<String>::new());
+    let mut changed = columns();
+    let last = changed.last_mut().unwrap();
+    last.ty = if last.ty == ColumnType::Boolean { ColumnType::Double } else { ColumnType::Boolean };
+    let name = last.name.clone();
+    let refusals = peek.refusals(&changed);
+    assert!(refusals.len() == 1 && refusals[0].contains(&name), "{refusals:?}");
+    assert!(open(folder.path(), &changed).await.is_err(), "as it says");
+}

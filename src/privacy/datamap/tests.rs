@@ -63,30 +63,30 @@ attributes:
   - {key: a_text, type: string, stability: stable, brief: Text., annotations: {esker: {privacy: internal, same_column_as: a.text}}}
   - {key: a.note, type: "template[string]", stability: stable, brief: Notes., annotations: {esker: {privacy: internal}}}
   - key: a.kind
-type: {members: [{id: one, value: 1, stability: stable, brief: x}, {id: two, value: 2, stability: stable, brief: x}]}
-stability: stable
-brief: A kind.
-annotations: {esker: {privacy: public}}
+    type: {members: [{id: one, value: 1, stability: stable, brief: x}, {id: two, value: 2, stability: stable, brief: x}]}
+    stability: stable
+    brief: A kind.
+    annotations: {esker: {privacy: public}}
 events:
   - name: a.done
-stability: stable
-brief: Done.
-annotations: {esker: {category: product}}
-attributes:
-  - {ref: a.plain, requirement_level: required}
-  - {ref: a.mail}
-  - {ref: a.ip}
-  - {ref: a.text}
-  - {ref: a_text}
-  - {ref: a.note}
-  - {ref: a.kind}
+    stability: stable
+    brief: Done.
+    annotations: {esker: {category: product}}
+    attributes:
+      - {ref: a.plain, requirement_level: required}
+      - {ref: a.mail}
+      - {ref: a.ip}
+      - {ref: a.text}
+      - {ref: a_text}
+      - {ref: a.note}
+      - {ref: a.kind}
   - name: b.failed
-stability: stable
-brief: Failed.
-annotations: {esker: {category: security}}
-attributes:
-  - {ref: a.text, annotations: {esker: {privacy: sensitive}}}
-  - {ref: a.kind, annotations: {esker: {privacy: internal}}}
+    stability: stable
+    brief: Failed.
+    annotations: {esker: {category: security}}
+    attributes:
+      - {ref: a.text, annotations: {esker: {privacy: sensitive}}}
+      - {ref: a.kind, annotations: {esker: {privacy: internal}}}
 "#;
 
 pub(crate) fn rich_gate() -> Gate {

@@ -6,10 +6,12 @@
 use super::super::action::Action;
 use super::super::coerce::{as_text, coerce};
 use super::super::policy::{AttributePlan, EventPlan};
+use super::super::store::is_untrusted;
 use super::super::tally::AttributeOutcome;
 use super::super::{Observer, envelope, json};
 use super::{Candidate, Chosen, Pass, Scratch, Templated};
 use crate::receive::decode::{RawAttribute, RawRecord, RawValue};
+use crate::registry::Treatment;
 
 /// Longest tenant that is read, bytes.
 const TENANT_BYTES_MAX: usize = 1024;
@@ -21,15 +23,16 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         candidate: Candidate<'r, 'a>,
         plan: &EventPlan,
         actions: &[Action],
+        least: Treatment,
     ) -> Option<&'a str> {
         let record = candidate.record;
         self.scratch.chosen.clear();
         self.scratch.sharing.clear();
         self.scratch.templated.clear();
         self.scratch.faults.clear();
+        self.scratch.unusable.clear();
         // 2^32 records do not fit into a request, so a round is never met again.
         self.scratch.round = self.scratch.round.wrapping_add(1);
-        let least = self.gate.options.rules.stated(candidate.stated.level);
         let raw = self.raw;
         for (place, attribute) in (0..).zip(raw.attributes(&record.attributes)) {
             let (key, role) = self.scratch.keys.get(place as usize).copied().unwrap_or_default();
@@ -64,6 +67,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             text.clear();
             let chosen = self.scratch.chosen.iter().find(|chosen| chosen.key == *key);
             let (Some(chosen), Some(plan)) = (chosen, policy.attribute(*key)) else { continue };
+            // Or a caller could choose under whose key its pseudonyms are made.
+            if is_untrusted(plan, chosen.attribute.value) {
+                continue;
+            }
             if let Ok(Some(value)) =
                 coerce(chosen.attribute.value, &plan.coercion, TENANT_BYTES_MAX, &mut text)
             {
@@ -171,6 +178,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             AttributeOutcome::TypeMismatch
             | AttributeOutcome::NotAMember
             | AttributeOutcome::LeakQuarantined => self.scratch.faults.push((key, outcome)),
+            AttributeOutcome::TooLong
+            | AttributeOutcome::TooDeep
+            | AttributeOutcome::InvalidUtf8
+            | AttributeOutcome::NotFinite => self.scratch.unusable.push(key),
             _ => self.has_value(key),
         }
     }

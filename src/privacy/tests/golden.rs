@@ -20,7 +20,8 @@ use crate::receive::json::to_protobuf;
 use crate::registry::Registry;
 
 /// Each is read by the one test below.
-const FILES: [&str; 4] = ["first_user.yaml", "decisions.yaml", "leaks.yaml", "consent.yaml"];
+const FILES: [&str; 5] =
+    ["first_user.yaml", "decisions.yaml", "leaks.yaml", "consent.yaml", "precedence.yaml"];
 
 /// What the corpus must not fall below.
 const CASES_MIN: usize = 150;

@@ -64,8 +64,7 @@ fn what_a_change_does_to_samples_is_counted_by_event_and_attribute() {
     let done = &mut after.events[0];
     for one in &mut done.attributes {
         match one.key.as_str() {
-            "a.ip" => one.declared_treatment = Some("drop".to_owned()),
-            "a.kind" => one.level = "internal".to_owned(),
+            "a.kind" => one.declared_treatment = Some("drop".to_owned()),
             "a.text" => one.declared_treatment = Some("mask email".to_owned()),
             _ => {}
         }
@@ -79,7 +78,6 @@ fn what_a_change_does_to_samples_is_counted_by_event_and_attribute() {
         "a.done",
         &[
             ("a.plain", 1.into()),
-            ("a.ip", "10.1.2.3".into()),
             ("a.mail", "mark-bob".into()),
             ("a.kind", 1.into()),
             ("a.text", "mark-text".into()),
@@ -92,7 +90,7 @@ fn what_a_change_does_to_samples_is_counted_by_event_and_attribute() {
         shown(&compared),
         [
             "NewlyKept b.failed: dropped, routed_nowhere -> stored in product.events x1",
-            "NewlyDropped a.done a.ip: truncate_ip -> drop, dropped_by_policy x2",
+            "NewlyDropped a.done a.kind: keep -> drop, dropped_by_policy x2",
             "NewlyDropped a.done a.mail: pseudonymise -> drop, dropped_personal x2",
             "NewlyDropped a.done a.note: keep -> undeclared x2",
             "Treatment a.done a.text: keep -> mask email x2",
