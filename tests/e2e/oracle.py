@@ -218,8 +218,9 @@ def expected_rows(sent: list[Sent]) -> dict[int, dict]:
             "severity": event.severity,
             "trace_id": event.trace_id,
             "span_id": event.span_id,
-            "consent": None,
-            "consent_basis": None,
+            # Nothing says anything of consent: product events need it by default, others do not.
+            "consent": "unknown" if CATEGORIES[event.name] == "product" else "not_required",
+            "consent_basis": "none" if CATEGORIES[event.name] == "product" else "configuration",
             **columns,
             **event.expected,
         }
