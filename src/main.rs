@@ -15,11 +15,6 @@ use esker::app::{self, AppError, Format};
 use esker::config::Config;
 use esker::privacy::quarantined::QuarantineReason;
 
-/// The system's allocator keeps what each of its many arenas ever held, and the threads that take large requests and write data
-/// files come and go: with it, fifty clients of wide requests held 382 MiB, where one arena held 222.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Warehouse-native loader for product events: OTLP in, a private and durable Apache Iceberg table out.
 #[derive(Debug, Parser)]
 #[command(
