@@ -1,5 +1,5 @@
 //! The load that the figures are measured on: 512 log records a request, 10 attributes each as a Flagsmith backend sends
-//! them, one of them pseudonymised and one dropped.
+//! them, one of them pseudonymised, one dropped, and six of them text that is scanned for leaks.
 //!
 //! Owns: making such requests, and making each one different from the last. Does not own: measuring.
 
@@ -31,6 +31,8 @@ const EVENTS: [&str; 5] = [
     "onboarding.environment.first_evaluated",
     "warehouse.delivery.completed",
 ];
+
+const VERSIONS: [&str; 4] = ["3.8.0", "4.0.1", "5.2.0-rc.1", "10.1.3"];
 
 /// A small, fast generator; the load must be the same in each run.
 #[derive(Debug)]
@@ -85,12 +87,12 @@ fn record(random: &mut Random, time_unix_nano: u64, trace_id: Vec<u8>) -> LogRec
         flags: 1,
         attributes: vec![
             int("organisation.id", organisation),
-            int("project.id", organisation * 3 + random.below(3)),
-            int("environment.id", organisation * 9 + random.below(9)),
             int("feature.id", random.below(20_000)),
-            int("feature_states.count", random.below(12)),
+            text("environment.id", random.below(3_600).to_string()),
             text("sdk.label", if random.below(3) == 0 { "flagsmith-js-sdk" } else { "flagsmith-python-sdk" }),
+            text("sdk.version", VERSIONS[usize::try_from(random.below(VERSIONS.len() as u64)).unwrap_or(0)]),
             text("resource.type", if random.below(2) == 0 { "issue" } else { "merge_request" }),
+            text("feature.name", format!("checkout_redesign_{}", random.below(900))),
             text("amplitude.user_id", format!("7d4a7b1c-5f0e-4b61-9a3d-{user:012x}")),
             text("user_agent", "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0"),
             text("flagsmith.event", event),

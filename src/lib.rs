@@ -8,6 +8,7 @@
 //!  receive     privacy   columns    wal      datafile      table
 //! ```
 
+pub mod memory;
 pub mod clock;
 pub mod secret;
 pub mod registry;

@@ -13,6 +13,7 @@ use esker::app::quarantine::replay::{self, ReplayOptions};
 use esker::app::quarantine::{self, Filter};
 use esker::app::{self, AppError, Format};
 use esker::config::Config;
+use esker::memory;
 use esker::privacy::quarantined::QuarantineReason;
 
 /// Warehouse-native loader for product events: OTLP in, a private and durable Apache Iceberg table out.
@@ -340,6 +341,7 @@ impl From<DocumentFormat> for Format {
 }
 
 fn main() -> ExitCode {
+    memory::bound();
     let arguments = Arguments::parse();
     let outcome =
         Config::load(arguments.config.as_deref()).map_err(AppError::from).and_then(|config| match arguments

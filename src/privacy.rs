@@ -53,7 +53,7 @@ use sha2::{Digest, Sha256};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord};
 use crate::registry::{Category, Registry};
 use crate::secret::{DerivedKey, Keyring};
-use identity::Identities;
+use identity::IdentityKey;
 use policy::Policy;
 use quarantined::Quarantine;
 use route::Router;
@@ -101,7 +101,7 @@ pub struct Gate {
     quarantine: Quarantine,
     consent: ConsentPolicy,
     withdrawn: Arc<Withdrawn>,
-    identity_key: DerivedKey,
+    identity_key: IdentityKey,
     drift_key: DerivedKey,
     options: GateOptions,
     version: String,
@@ -122,7 +122,7 @@ impl Gate {
             scanner: Scanner::new(),
             quarantine: Quarantine::new(options.recipient.clone(), keys.identity("drift")),
             pseudonyms: Pseudonyms::new(keys, WAREHOUSE),
-            identity_key: Identities::purpose_key(keys),
+            identity_key: IdentityKey::new(keys),
             drift_key: keys.identity("drift"),
             version: version(&registry, &options),
             registry,

@@ -86,6 +86,14 @@ fn only_table_imports_iceberg() {
 }
 
 #[test]
+fn only_memory_holds_unsafe_code() {
+    for (path, text) in all_sources() {
+        let holds = code(&text).contains("unsafe {") || code(&text).contains("unsafe fn");
+        assert_eq!(holds, path == Path::new("memory.rs"), "{}", path.display());
+    }
+}
+
+#[test]
 fn the_gate_does_no_input_or_output() {
     for (path, text) in all_sources() {
         if module_of(&path) != "privacy" || is_test_file(&path) {

@@ -77,6 +77,7 @@ impl Coercion {
 
 /// Reads `value` as the declared type; `None` is null. Text that has to be made is appended to `made`; on failure,
 /// whatever was appended is left for the caller to cut off.
+#[inline]
 pub(super) fn coerce<'a>(
     value: RawValue<'a>,
     coercion: &Coercion,
@@ -115,6 +116,7 @@ pub(super) fn coerce<'a>(
 
 /// Turns a value into what its column holds. A pseudonymous attribute's column is text, whatever the attribute's type;
 /// an event that keeps such a value as it is stores its canonical text.
+#[inline]
 pub(super) fn fit<'a>(
     value: ClearedValue<'a>,
     column: ColumnType,
@@ -150,6 +152,7 @@ pub(super) fn made_since<'a>(start: usize, made: &str) -> ClearedValue<'a> {
 }
 
 /// Reads a scalar.
+#[inline]
 pub(super) fn scalar<'a>(
     value: RawValue<'a>,
     primitive: Primitive,
@@ -166,6 +169,7 @@ pub(super) fn scalar<'a>(
 }
 
 /// Reads text as a scalar.
+#[inline]
 pub(super) fn scalar_text<'a>(
     text: Cow<'a, str>,
     primitive: Primitive,
@@ -195,6 +199,7 @@ pub(super) fn scalar_text<'a>(
 }
 
 /// Reads an int, double or bool as a scalar.
+#[inline]
 pub(super) fn scalar_number<'a>(
     value: RawValue<'_>,
     primitive: Primitive,
@@ -235,6 +240,7 @@ pub(super) fn push_display(out: &mut String, value: impl std::fmt::Display) {
 }
 
 /// The content of a quoted JSON string; other text as it is.
+#[inline]
 pub(super) fn unquote(text: &str) -> Cow<'_, str> {
     let Some(inner) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Cow::Borrowed(text);
@@ -257,6 +263,7 @@ fn parse_int(text: &str) -> Result<i64, AttributeOutcome> {
     text.parse::<f64>().ok().and_then(exact_int).ok_or(AttributeOutcome::TypeMismatch)
 }
 
+#[inline]
 fn require(
     coerced: Option<ClearedValue<'_>>,
     is_member: bool,

@@ -300,15 +300,29 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             return outcome;
         }
         self.note_withdrawal(event);
-        let envelope = self.envelope(candidate, strip_identity);
+        let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
+        let (scope_name, scope_implausible) =
+            self.scopes.get(record.scope as usize).copied().unwrap_or_default();
+        if resource.implausible || scope_implausible {
+            self.counter.implausible_envelope();
+        }
         self.events.push(ClearedEvent {
+            event,
             category,
             uid,
+            digest: candidate.digest,
+            event_time: candidate.event_time,
+            service_name: resource.service_name,
+            service_version: resource.service_version,
+            scope_name,
+            severity: envelope::severity(record.severity_number, record.severity_text),
+            // A trace leads to whoever made the request.
+            trace_id: record.trace_id.filter(|_| !strip_identity),
+            span_id: record.span_id.filter(|_| !strip_identity),
             table: u16::try_from(table).unwrap_or_default(),
             consent: Some(consent.as_str()),
             consent_basis: Some(basis),
             values: self.store.range(),
-            ..envelope
         });
         EventOutcome::Cleared
     }
@@ -317,35 +331,6 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.store.take_back();
         self.counter.forget_attributes();
         self.observer.forget_attributes();
-    }
-
-    /// A cleared event as far as its record and its resource make it.
-    fn envelope(&mut self, candidate: Candidate<'r, 'a>, strip_identity: bool) -> ClearedEvent<'a> {
-        let Candidate { record, event, event_time, digest, stated } = candidate;
-        let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
-        let (scope_name, scope_implausible) =
-            self.scopes.get(record.scope as usize).copied().unwrap_or_default();
-        if resource.implausible || scope_implausible {
-            self.counter.implausible_envelope();
-        }
-        ClearedEvent {
-            event,
-            category: stated.category.unwrap_or(Category::Product),
-            uid: None,
-            digest,
-            event_time,
-            service_name: resource.service_name,
-            service_version: resource.service_version,
-            scope_name,
-            severity: envelope::severity(record.severity_number, record.severity_text),
-            // A trace leads to whoever made the request.
-            trace_id: record.trace_id.filter(|_| !strip_identity),
-            span_id: record.span_id.filter(|_| !strip_identity),
-            table: 0,
-            consent: None,
-            consent_basis: None,
-            values: 0..0,
-        }
     }
 
     /// What the level that a record states does to its attributes in a table.

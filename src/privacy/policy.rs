@@ -155,11 +155,13 @@ impl Policy {
         }
     }
 
+    #[inline]
     pub(super) fn plan(&self, event: u32) -> Option<&EventPlan> {
         self.plans.get(event as usize)
     }
 
     /// What happens to the attributes of an event in a table.
+    #[inline]
     pub(super) fn actions(&self, table: usize, event: u32) -> Option<&Actions> {
         self.actions.get(table)?.get(event as usize)
     }
@@ -179,6 +181,7 @@ impl Policy {
         self.roles.get(key as usize).copied().flatten()
     }
 
+    #[inline]
     pub(super) fn attribute(&self, key: u32) -> Option<&AttributePlan> {
         self.attributes.get(key as usize)
     }

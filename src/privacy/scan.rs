@@ -149,9 +149,15 @@ impl Scanner {
         Some(findings)
     }
 
+    #[inline]
     fn is_clean_of(&self, text: &str, classes: LeakClasses) -> bool {
-        let bytes = text.as_bytes();
-        let glance = Glance::at(bytes);
+        let glance = Glance::at(text.as_bytes());
+        glance.sees_nothing() || self.search_is_clean(text.as_bytes(), glance, classes)
+    }
+
+    // By itself, so that a text in which nothing was seen costs no set-up.
+    #[inline(never)]
+    fn search_is_clean(&self, bytes: &[u8], glance: Glance, classes: LeakClasses) -> bool {
         let mut found = Found::default();
         self.search(bytes, glance, &mut found);
         if glance.may_be_escaped() {

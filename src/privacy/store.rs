@@ -21,7 +21,8 @@ pub(super) struct Store<'a> {
     /// Where the current record's made text starts.
     made_start: usize,
     /// The current record's tenant, where the policy knows tenants and the record names one.
-    pub(super) tenant: Option<String>,
+    tenant: String,
+    has_tenant: bool,
     /// The column of the attribute that names whose consent the current record withdraws or gives again.
     pub(super) subject_column: Option<u32>,
     /// That subject's pseudonyms, under every key: it must be found again under each.
@@ -36,6 +37,7 @@ impl<'a> Store<'a> {
     }
 
     /// Begins a record.
+    #[inline]
     pub(super) fn begin(&mut self) {
         self.record_start = self.values.len();
         self.made_start = self.made.len();
@@ -51,8 +53,16 @@ impl<'a> Store<'a> {
     }
 
     /// The current record's values, as a range.
+    #[inline]
     pub(super) fn range(&self) -> std::ops::Range<u32> {
         self.record_start as u32..self.values.len() as u32
+    }
+
+    /// Sets or forgets the current record's tenant; its space is kept.
+    pub(super) fn set_tenant(&mut self, tenant: Option<&str>) {
+        self.has_tenant = tenant.is_some();
+        self.tenant.clear();
+        self.tenant.push_str(tenant.unwrap_or_default());
     }
 
     pub(super) fn is_taken(&self, column: u32) -> bool {
@@ -60,6 +70,7 @@ impl<'a> Store<'a> {
     }
 
     /// Reads, treats and stores an attribute's value.
+    #[inline]
     pub(super) fn put(
         &mut self,
         gate: &Gate,
@@ -96,6 +107,7 @@ impl<'a> Store<'a> {
     }
 
     /// Treats and stores a value whose made text, if any, begins at `start`.
+    #[inline]
     fn put_value(
         &mut self,
         gate: &Gate,
@@ -151,6 +163,7 @@ impl<'a> Store<'a> {
     }
 
     /// Stores a value as it is, or without what leaked into it.
+    #[inline]
     fn put_plain(
         &mut self,
         gate: &Gate,
@@ -190,7 +203,7 @@ impl<'a> Store<'a> {
         let value = as_text(value, &mut self.made);
         let (code, withdrawn) = {
             let text = normalise::apply(plan.normalise, value.text(&self.made).unwrap_or_default());
-            let tenant = self.tenant.as_deref();
+            let tenant = self.has_tenant.then_some(self.tenant.as_str());
             // Nothing is not somebody: without this, all who have no id would be one person.
             let code =
                 if text.is_empty() { Some(None) } else { gate.pseudonyms.code(tenant, &text).map(Some) };
@@ -225,6 +238,7 @@ impl<'a> Store<'a> {
 }
 
 /// True where a value that must be the server's own arrived as text, as OpenTelemetry's baggage does.
+#[inline]
 pub(super) fn is_untrusted(plan: &AttributePlan, value: RawValue<'_>) -> bool {
     plan.trust == Trust::Server && matches!(value, RawValue::Str(text) if text != b"null")
 }

@@ -374,6 +374,7 @@ impl Counter {
     }
 
     /// Counts an attribute of the record that is counted next.
+    #[inline]
     pub(super) fn attribute(&mut self, outcome: AttributeOutcome) {
         self.attributes.push(outcome);
     }

@@ -572,6 +572,24 @@ fn any_record() -> impl Strategy<Value = Sent> {
         .prop_map(|(name, time, attributes)| Sent { time, attributes, ..Sent::named(&name) })
 }
 
+/// Allocations while a request of so many copies of a record is cleared.
+fn allocations(gate: &Gate, record: &Sent, copies: usize) -> u64 {
+    let request = Request::of(vec![record.clone(); copies]);
+    let raw = request.raw();
+    allocation_counter::measure(|| drop(gate.clear(&raw, NOW, &mut Silent))).count_total
+}
+
+#[test]
+fn an_attribute_costs_no_allocation() {
+    let gate = gate();
+    let record = Sent::flagsmith();
+    let few = allocations(&gate, &record, 64);
+    let many = allocations(&gate, &record, 4096);
+    // What the request as a whole fills grows by doubling: a few more allocations for 64 times as many records.
+    assert!(many <= few + 12, "{few} allocations for 64 records, {many} for 4096");
+    assert!(few < 64, "{few}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 

@@ -62,21 +62,19 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         if policy.tenant_keys().is_empty() {
             return;
         }
-        let mut text = self.store.tenant.take().unwrap_or_default();
+        self.store.set_tenant(None);
         for key in policy.tenant_keys() {
-            text.clear();
             let chosen = self.scratch.chosen.iter().find(|chosen| chosen.key == *key);
             let (Some(chosen), Some(plan)) = (chosen, policy.attribute(*key)) else { continue };
             // Or a caller could choose under whose key its pseudonyms are made.
             if is_untrusted(plan, chosen.attribute.value) {
                 continue;
             }
-            if let Ok(Some(value)) =
-                coerce(chosen.attribute.value, &plan.coercion, TENANT_BYTES_MAX, &mut text)
-            {
-                let value = as_text(value, &mut text);
-                let tenant = value.text(&text).unwrap_or_default().to_owned();
-                self.store.tenant = Some(tenant);
+            let text = &mut self.scratch.entry;
+            text.clear();
+            if let Ok(Some(value)) = coerce(chosen.attribute.value, &plan.coercion, TENANT_BYTES_MAX, text) {
+                let value = as_text(value, text);
+                self.store.set_tenant(Some(value.text(text).unwrap_or_default()));
                 return;
             }
         }
@@ -166,12 +164,14 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 
     /// Stores a value, and notes what that says of the event's contract.
+    #[inline]
     fn put(&mut self, plan: &AttributePlan, chosen: Chosen<'r, 'a>) -> AttributeOutcome {
         let outcome = self.store.put(self.gate, plan, chosen.action, chosen.attribute.value);
         self.judge(chosen.key, outcome);
         outcome
     }
 
+    #[inline]
     fn judge(&mut self, key: u32, outcome: AttributeOutcome) {
         match outcome {
             AttributeOutcome::Null => {}
@@ -186,6 +186,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
     }
 
+    #[inline]
     fn has_value(&mut self, key: u32) {
         if let Some(valued) = self.scratch.valued.get_mut(key as usize) {
             *valued = self.scratch.round;
@@ -286,6 +287,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         Ok(())
     }
 
+    #[inline]
     pub(super) fn declared(&self, key: u32) -> Option<usize> {
         let key = key as usize;
         (key < self.gate.policy.attribute_count()).then_some(key)
@@ -296,6 +298,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.settle(attribute, None, AttributeOutcome::Undeclared);
     }
 
+    #[inline]
     pub(super) fn settle(
         &mut self,
         attribute: &RawAttribute<'a>,

@@ -177,6 +177,20 @@ impl Glance {
         }
     }
 
+    /// True where every search can be spared.
+    #[inline]
+    pub(super) fn sees_nothing(self) -> bool {
+        !(self.has_at()
+            || self.may_be_escaped()
+            || self.may_hold_card()
+            || self.may_hold_iban()
+            || self.may_hold_phone()
+            || self.may_hold_ipv4()
+            || self.may_hold_ipv6()
+            || self.may_hold_assignment()
+            || self.may_hold_key())
+    }
+
     pub(super) fn has_at(self) -> bool {
         self.seen & AT != 0
     }
