@@ -65,10 +65,10 @@ pub use consent::{
     WarehouseRule,
 };
 #[cfg(test)]
-pub(crate) use datamap::tests::rich_map as datamap_for_tests;
+pub(crate) use datamap::tests::{consent_map as consent_datamap_for_tests, rich_map as datamap_for_tests};
 pub use datamap::{
-    DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedResource, MappedRoute, MappedSettings,
-    MappedTable, MappedTreatment,
+    DataMap, MappedAttribute, MappedCategory, MappedConsent, MappedConsentSource, MappedEvent, MappedLevel,
+    MappedResource, MappedRoute, MappedSettings, MappedTable, MappedTreatment, MappedWithdrawal,
 };
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,

@@ -87,6 +87,7 @@ pub fn against(
         None => samples::compare(config, &before, &after, Path::new(target))?,
     };
     comparison.target = target.to_owned();
+    comparison.notes.extend(before.assumptions());
     comparison.baseline = baseline
         .map(|stored| difference::Baseline { policy_version: stored.map.policy_version, from: stored.from });
     print(&match format {

@@ -185,6 +185,35 @@ def test_baselines_by_file_and_none(served, homes, tmp_path):
     assert done.returncode == 1 and "bad.json" in done.stderr
 
 
+def test_the_consent_of_the_stored_policy_decides(served, tmp_path):
+    served.sections["consent"] = {"purposes": {"product": ["statistics"]}, "aliases": {"C0002": "statistics"}, "warehouse": {"product": {"denied": "drop"}}}
+    served.write_config()
+    served.start()
+    assert served.post(otlp.encoded(otlp.record("test.order.placed", {**ORDER, "consent.granted": ["C0002"]}))).status == 200
+    assert served.stop() == 0
+    records = [otlp.json_record("test.order.placed", {**ORDER, "consent.granted": names}) for names in ('["C0002"]', '["marketing"]')]
+    folder = samples(tmp_path / "samples", *records)
+    same = against(served, folder)
+    assert (same["events"], same["attributes"], same["notes"]) == ([], [], [])
+    served.sections["consent"]["warehouse"] = {"product": {"denied": "store"}}
+    served.write_config()
+    (event,) = against(served, folder)["events"]
+    assert (event["change"], event["before"], event["count"]) == ("newly_kept", "dropped, no_consent", 1)
+    changes = {one["event"]: (one["change"], one["before"], one["after"]) for one in against(served, "table")["events"]}
+    assert changes["test.order.placed"] == ("consent", "needs statistics; denied: drop, unknown: store", "needs statistics; denied: store, unknown: store")
+
+    # A map that an earlier version wrote.
+    [old] = (path for path in (served.data / "policies").iterdir() if '"C0002"' in path.read_text())
+    data = json.loads(old.read_text())
+    del data["consent"]
+    for event in data["events"]:
+        event.pop("purposes"), event.pop("purposes_rule"), event.pop("withdrawal", None)
+    silent = tmp_path / "silent.json"
+    silent.write_text(json.dumps(data))
+    (note,) = against(served, folder, "--baseline", silent)["notes"]
+    assert "did not write down consent" in note and "defaults" in note
+
+
 @pytest.mark.parametrize("arguments", [["--baseline", "x.json"], ["--against"]])
 def test_bad_usage(homes, arguments):
     assert Esker(homes("usage")).run("check", *arguments).returncode == 2

@@ -31,6 +31,16 @@ impl Side {
         Ok(Self { gate: Some(gate), map: stored.map.clone() })
     }
 
+    /// What is assumed of the policy where its map does not tell.
+    pub(super) fn assumptions(&self) -> Option<String> {
+        let is_silent = !self.map.format.is_empty() && self.map.consent.is_none();
+        is_silent.then(|| {
+            "the baseline was written by a version that did not write down consent: it is compared as if it had this version's \
+             defaults, no purposes on events and no withdrawals"
+                .to_owned()
+        })
+    }
+
     /// An attribute, as an event uses it.
     pub(super) fn used(&self, event: &str, key: &str) -> Option<&MappedAttribute> {
         let event = self.map.events.iter().find(|one| one.name == event)?;
@@ -58,6 +68,7 @@ fn nothing() -> DataMap {
         levels: Vec::new(),
         tables: Vec::new(),
         routes: Vec::new(),
+        consent: None,
         envelope: Vec::new(),
         events: Vec::new(),
     }
@@ -116,6 +127,8 @@ pub(super) enum Change {
     Type,
     /// Would be stored in another table.
     Table,
+    /// Its purposes, or what becomes of it without consent, are others.
+    Consent,
     /// Is not stored in either case, for different reasons.
     Reason,
     /// Is declared now.
@@ -133,6 +146,7 @@ impl Change {
             Self::Treatment => "treatment",
             Self::Type => "type",
             Self::Table => "table",
+            Self::Consent => "consent",
             Self::Reason => "reason",
             Self::New => "new",
             Self::Removed => "removed",

@@ -42,7 +42,7 @@ pub struct ConsentSource {
 }
 
 /// How the value of a source is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceForm {
     /// A list of granted purposes: an array, a JSON array as text, or names with commas between them.
@@ -70,7 +70,7 @@ pub enum SourceForm {
 }
 
 /// What the warehouse does with an event. Ordered: a later one stores less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WarehouseRule {
     /// It is stored as the policy says.

@@ -133,3 +133,30 @@ fn a_target_that_is_nothing_is_told() {
     let error = compare(&config, &side(&map), &side(&map), Path::new("/no/such")).unwrap_err();
     assert!(format!("{error:#}").contains("`table` is the primary one"), "{error:#}");
 }
+
+#[test]
+fn the_stored_map_s_consent_decides_and_not_the_defaults() {
+    let map = crate::privacy::consent_datamap_for_tests();
+    // Granted under another name, refused without one, unknown, and one that somebody else's purpose grants.
+    let lines: Vec<String> = ["C0002", "orders", "statistics"]
+        .iter()
+        .map(|granted| request(&[record("a.seen", &[("user.id", "mark-u".into()), ("consent.granted", (*granted).into())])]))
+        .chain([request(&[record("a.seen", &[("user.id", "mark-u".into())])])])
+        .collect();
+    let same = compared(&side(&map), &side(&map), &lines.join("\n"));
+    assert_eq!(shown(&same), Vec::<String>::new());
+    // What this map would be with the defaults of consent, as an earlier version's is read.
+    let silent = DataMap { consent: None, ..map.clone() };
+    let other = compared(&side(&silent), &side(&map), &lines.join("\n"));
+    assert_eq!(
+        shown(&other),
+        [
+            "NewlyDropped a.seen: stored in product.events -> dropped, no_consent x1",
+            "NewlyKept a.seen user.id: drop, dropped_for_consent -> pseudonymise x2",
+            "NewlyDropped a.seen user.id: pseudonymise -> drop, dropped_for_consent x1",
+        ]
+    );
+    assert!(side(&silent).assumptions().unwrap().contains("defaults"));
+    assert_eq!(side(&map).assumptions(), None);
+    assert_eq!(Side::of(None).unwrap().assumptions(), None);
+}
