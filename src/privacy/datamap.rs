@@ -16,7 +16,6 @@ use crate::registry::{
     PrivacyLevel, Requirement, Treatment, Trust,
 };
 
-pub(super) use consent::{DECLARED, WITHDRAWAL};
 pub use consent::{MappedCategory, MappedConsent, MappedConsentSource, MappedWithdrawal};
 
 /// Changes when a field of the JSON changes its meaning.
@@ -213,7 +212,7 @@ impl DataMap {
             routes: gate.options.routes.iter().map(|route| mapped_route(gate, route)).collect(),
             consent: Some(MappedConsent::of(gate)),
             envelope: ENVELOPE_COLUMNS.map(str::to_owned).into(),
-            events: (0..).zip(registry.events()).map(|(number, event)| mapped_event(gate, number, event)).collect(),
+            events: registry.events().iter().map(|event| mapped_event(gate, event)).collect(),
         }
     }
 
@@ -287,7 +286,8 @@ fn mapped_route(gate: &Gate, route: &Route) -> MappedRoute {
     }
 }
 
-fn mapped_event(gate: &Gate, number: u32, event: &Event) -> MappedEvent {
+fn mapped_event(gate: &Gate, event: &Event) -> MappedEvent {
+    let (purposes, purposes_rule) = consent::of_event(gate, event);
     let stored = event.privacy != PrivacyLevel::Sensitive;
     let attribute = |used: &EventAttribute| {
         let attribute = gate.registry().attributes().get(used.attribute)?;
@@ -299,8 +299,8 @@ fn mapped_event(gate: &Gate, number: u32, event: &Event) -> MappedEvent {
         level: event.privacy.as_str().to_owned(),
         brief: event.brief.clone(),
         stored,
-        purposes: Some(gate.consent.purposes(number).to_vec()),
-        purposes_rule: Some(consent::purposes_rule(event)),
+        purposes: Some(purposes),
+        purposes_rule: Some(purposes_rule),
         withdrawal: consent::withdrawal(gate, event),
         attributes: event.attributes.iter().filter_map(attribute).collect(),
     }

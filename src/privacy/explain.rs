@@ -303,8 +303,7 @@ impl Explainer<'_, '_> {
         };
         let consent = self.row.and_then(|row| row.consent);
         let holds = |route: &Route| {
-            let consents =
-                route.consent.is_none_or(|one| consent.is_none() || consent == Some(one.as_str()));
+            let consents = route.consent.is_none_or(|one| consent.is_none() || consent == Some(one.as_str()));
             consents && wanted.is_none_or(|wanted| route.target == wanted)
         };
         let route = self.gate.router.matching(event, category, &resource).find(|(_, route)| holds(route));

@@ -10,10 +10,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::consent::ConsentOptions;
-use super::datamap::{DECLARED, FORMAT, MappedRoute, MappedSettings};
+use super::consent::purposes::PurposesRule;
+use super::datamap::{FORMAT, MappedRoute, MappedSettings};
 use super::{
     DataMap, Decision, Destination, EventPattern, Gate, GateOptions, LevelTreatments, MappedAttribute,
-    MappedConsent, MappedEvent, MappedWithdrawal, PolicyError, ResourceMatch, Route, RouteTarget, Rules, TableRules,
+    MappedCategory, MappedConsent, MappedEvent, MappedWithdrawal, PolicyError, ResourceMatch, Route,
+    RouteTarget, Rules, TableRules,
 };
 use crate::registry::{Category, Registry, RegistryError, Treatment};
 use crate::secret::Keyring;
@@ -150,15 +152,35 @@ impl DataMap {
             }));
         }
         let attributes: Vec<Value> = attributes.collect();
-        Ok(json!({"file_format": "definition/2", "attributes": attributes, "events": events}).to_string())
+        let categories = self.consent.iter().flat_map(|consent| &consent.categories);
+        let groups: Vec<Value> = categories.filter(|one| one.is_declared()).map(category_group).collect();
+        Ok(json!({
+            "file_format": "definition/2",
+            "attributes": attributes,
+            "attribute_groups": groups,
+            "events": events,
+        })
+        .to_string())
     }
+}
+
+/// What the registry says of a category.
+fn category_group(one: &MappedCategory) -> Value {
+    json!({
+        "id": format!("category.{}", one.category),
+        "visibility": "public",
+        "stability": "stable",
+        "brief": "A category.",
+        "annotations": {"esker": {"category": one.category, "purposes": one.purposes}},
+    })
 }
 
 /// What an event declares of itself; what it leaves to its category is among the options.
 fn event_annotations(event: &MappedEvent) -> Value {
     let mut esker = json!({"category": event.category, "privacy": event.level});
     let Some(map) = esker.as_object_mut() else { return esker };
-    if let Some(purposes) = event.purposes.as_ref().filter(|_| event.purposes_rule.as_deref() == Some(DECLARED)) {
+    let is_declared = event.purposes_rule.as_deref() == Some(PurposesRule::Event.to_string().as_str());
+    if let Some(purposes) = event.purposes.as_ref().filter(|_| is_declared) {
         map.insert("purposes".to_owned(), json!(purposes));
     }
     if let Some(MappedWithdrawal { subject, lifts }) = &event.withdrawal {

@@ -473,7 +473,7 @@ fn the_policy_version_follows_options_and_registry() {
 fn a_policy_that_changes_consent_is_another_policy() {
     let changes: [fn(&mut ConsentOptions); 9] = [
         |_| {},
-        |consent| consent.purposes[0].push("marketing".to_owned()),
+        |consent| consent.purposes[0] = Some(vec!["marketing".to_owned()]),
         |consent| consent.sources[0].form = SourceForm::Off,
         |consent| consent.sources[0].purpose = Some("marketing".to_owned()),
         |consent| consent.aliases.extend([("C1".to_owned(), "marketing".to_owned())]),

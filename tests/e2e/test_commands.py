@@ -312,8 +312,8 @@ def test_catalogue_as_markdown_and_json(idle, tmp_path):
     (event,) = (event for event in data["events"] if event["name"] == "test.login.failed")
     treatments = {item["key"]: item["treatments"]["warehouse"] for item in event["attributes"]}
     assert treatments["user.id"] == "pseudonymise" and treatments["auth.token"] == "drop"
-    assert (event["purposes"], event["purposes_rule"]) == ([], "consent.purposes.security")
-    assert data["consent"]["categories"][0] == {"category": "product", "purposes": ["analytics"], "purposes_rule": "consent.purposes.product", "denied": "strip_identity", "unknown": "store"}
+    assert (event["purposes"], event["purposes_rule"]) == ([], "default for security")
+    assert data["consent"]["categories"][0] == {"category": "product", "purposes": ["analytics"], "purposes_rule": "default for product", "denied": "strip_identity", "unknown": "store"}
     assert not idle.data.exists(), "the catalogue touches no data"
 
 

@@ -478,9 +478,7 @@ mod tests {
     #[test]
     fn every_row_of_a_table_has_as_many_cells_as_its_head() {
         let consent = crate::privacy::consent_datamap_for_tests();
-        for text in
-            [document(&shipped()), document(&consent), document(&small("", "a | b `c` <d> \\ *e*"))]
-        {
+        for text in [document(&shipped()), document(&consent), document(&small("", "a | b `c` <d> \\ *e*"))] {
             let mut cells = None;
             for line in text.lines() {
                 if !line.starts_with('|') {
@@ -550,6 +548,7 @@ mod tests {
             "| product | statistics | consent.purposes.product | drop | strip_identity |",
             "with consent to the purpose orders. Events of which nothing says whether it was given may go there",
             "| `c.left` | `user.id` | consent is withdrawn |",
+            "| security | safety | purposes of the category in schemas/ | drop | store |",
             "Purposes: marketing, orders (purposes in schemas/).",
             "Purposes: none: needs no consent (purposes in schemas/).",
             "By this event the person in `user.id` gives consent again.",

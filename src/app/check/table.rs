@@ -209,7 +209,10 @@ mod tests {
         assert_eq!(events.len(), 1, "an event that needs no consent is not touched");
         let mut notes = Vec::new();
         consent_notes(&before, &after, &mut notes);
-        assert!(notes[0].contains("where consent is read") && notes[1].contains("can now withdraw"), "{notes:?}");
+        assert!(
+            notes[0].contains("where consent is read") && notes[1].contains("can now withdraw"),
+            "{notes:?}"
+        );
         let silent = DataMap { consent: None, ..before.clone() };
         assert_eq!(changes(&silent, &after, "product.events").0, vec![], "nothing to compare with");
     }

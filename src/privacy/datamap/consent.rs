@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::privacy::Gate;
+use crate::privacy::consent::purposes::{self, PurposesRule};
 use crate::privacy::consent::{
     AmplitudeConsent, ConsentOptions, ConsentSource, SourceForm, WarehouseConsent, WarehouseRule,
 };
-use crate::privacy::Gate;
 use crate::registry::{Category, Event};
 
 /// Everything that decides about consent besides what events declare.
@@ -72,15 +73,16 @@ pub struct MappedWithdrawal {
 
 impl MappedConsent {
     pub(super) fn of(gate: &Gate) -> Self {
-        let ConsentOptions { purposes, sources, aliases, gpc_denies, warehouse, amplitude } =
-            &gate.options.consent;
+        let options = &gate.options.consent;
+        let ConsentOptions { purposes: _, sources, aliases, gpc_denies, warehouse, amplitude } = options;
         let AmplitudeConsent { purpose, unknown, not_required } = amplitude;
-        let category = |((category, purposes), rules): ((Category, &Vec<String>), &WarehouseConsent)| {
+        let category = |(category, rules): (Category, &WarehouseConsent)| {
             let WarehouseConsent { denied, unknown } = *rules;
+            let (purposes, rule) = purposes::of_category(options, gate.registry(), category);
             MappedCategory {
                 category: category.as_str().to_owned(),
-                purposes: purposes.clone(),
-                purposes_rule: category_rule(category),
+                purposes,
+                purposes_rule: rule.to_string(),
                 denied,
                 unknown,
             }
@@ -91,14 +93,18 @@ impl MappedConsent {
             purpose: purpose.clone(),
         };
         Self {
-            categories: Category::ALL.into_iter().zip(purposes).zip(warehouse).map(category).collect(),
+            categories: Category::ALL.into_iter().zip(warehouse).map(category).collect(),
             amplitude_purpose: purpose.clone(),
             amplitude_unknown: *unknown,
             amplitude_not_required: *not_required,
             gpc_denies: gpc_denies.clone(),
             aliases: aliases.clone(),
             sources: sources.iter().map(source).collect(),
-            withdrawals: gate.registry().events().iter().any(|one| one.withdrawal.is_some_and(|one| !one.lifts)),
+            withdrawals: gate
+                .registry()
+                .events()
+                .iter()
+                .any(|one| one.withdrawal.is_some_and(|one| !one.lifts)),
         }
     }
 
@@ -108,7 +114,8 @@ impl MappedConsent {
         self.categories.iter().find(|one| one.category == category)
     }
 
-    /// The options that this was written from. What it does not say of a category stores nothing.
+    /// The options that this was written from, without what the registry says of categories. What it does not say of a category
+    /// stores nothing.
     pub(in crate::privacy) fn options(&self) -> ConsentOptions {
         let drop = WarehouseConsent { denied: WarehouseRule::Drop, unknown: WarehouseRule::Drop };
         let of = |category: Category| self.category(category.as_str());
@@ -118,7 +125,11 @@ impl MappedConsent {
             purpose: purpose.clone(),
         };
         ConsentOptions {
-            purposes: Category::ALL.map(|one| of(one).map(|one| one.purposes.clone()).unwrap_or_default()),
+            purposes: Category::ALL.map(|category| {
+                let one = of(category).filter(|one| !one.is_declared())?;
+                // What was the default then may be another one now.
+                (one.purposes != purposes::by_default(category)).then(|| one.purposes.clone())
+            }),
             sources: self.sources.iter().map(source).collect(),
             aliases: self.aliases.clone(),
             gpc_denies: self.gpc_denies.clone(),
@@ -134,23 +145,17 @@ impl MappedConsent {
     }
 }
 
-/// The rule of events that declare their purposes themselves.
-pub(in crate::privacy) const DECLARED: &str = "purposes in schemas/";
-
-/// The rule of events that withdraw consent or give it again: they need none.
-pub(in crate::privacy) const WITHDRAWAL: &str = "withdrawal in schemas/";
-
-fn category_rule(category: Category) -> String {
-    format!("consent.purposes.{}", category.as_str())
+impl MappedCategory {
+    /// True where the registry speaks of the category's purposes.
+    pub(in crate::privacy) fn is_declared(&self) -> bool {
+        self.purposes_rule == PurposesRule::Registry.to_string()
+    }
 }
 
-/// The rule that says which purposes an event has.
-pub(super) fn purposes_rule(event: &Event) -> String {
-    match (&event.purposes, event.withdrawal) {
-        (_, Some(_)) => WITHDRAWAL.to_owned(),
-        (Some(_), None) => DECLARED.to_owned(),
-        (None, None) => category_rule(event.category),
-    }
+/// The purposes of an event, and the rule that says so.
+pub(super) fn of_event(gate: &Gate, event: &Event) -> (Vec<String>, String) {
+    let (purposes, rule) = purposes::of_event(&gate.options.consent, gate.registry(), event);
+    (purposes, rule.to_string())
 }
 
 pub(super) fn withdrawal(gate: &Gate, event: &Event) -> Option<MappedWithdrawal> {

@@ -230,6 +230,12 @@ pub(crate) fn consent_map() -> DataMap {
 file_format: definition/2
 attributes:
   - {key: user.id, type: string, stability: stable, brief: Who., annotations: {esker: {privacy: pseudonymous}}}
+attribute_groups:
+  - id: category.security
+    visibility: public
+    stability: stable
+    brief: Access and abuse.
+    annotations: {esker: {category: security, purposes: [safety]}}
 events:
   - name: a.bought
     stability: stable
@@ -256,6 +262,11 @@ events:
     brief: Failed.
     annotations: {esker: {category: operational, purposes: []}}
     attributes: [{ref: user.id}]
+  - name: e.refused
+    stability: stable
+    brief: Refused.
+    annotations: {esker: {category: security}}
+    attributes: [{ref: user.id}]
 "#;
     let registry = Registry::from_files(&[("a.yaml".to_owned(), file.to_owned())]).unwrap();
     let mut consent = ConsentOptions {
@@ -265,8 +276,8 @@ events:
         ..ConsentOptions::default()
     };
     let [product, operational, _] = &mut consent.purposes;
-    *product = vec!["statistics".to_owned()];
-    *operational = vec!["care".to_owned()];
+    *product = Some(vec!["statistics".to_owned()]);
+    *operational = Some(vec!["care".to_owned()]);
     let [product, _, security] = &mut consent.warehouse;
     *product = WarehouseConsent { denied: WarehouseRule::Drop, unknown: WarehouseRule::StripIdentity };
     security.denied = WarehouseRule::Drop;
@@ -294,6 +305,7 @@ fn what_decides_about_consent_is_in_the_map() {
     assert_eq!(purposes("a.seen"), "statistics: consent.purposes.product");
     assert_eq!(purposes("c.left"), ": withdrawal in schemas/");
     assert_eq!(purposes("d.failed"), ": purposes in schemas/");
+    assert_eq!(purposes("e.refused"), "safety: purposes of the category in schemas/");
     assert_eq!(
         event("c.returned").withdrawal,
         Some(MappedWithdrawal { subject: "user.id".to_owned(), lifts: true })

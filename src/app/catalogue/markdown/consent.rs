@@ -93,10 +93,13 @@ fn withdrawals(text: &mut String, map: &DataMap, consent: &MappedConsent) {
 
 fn sources(text: &mut String, consent: &MappedConsent) {
     let read = consent.sources.iter().filter(|source| source.form != SourceForm::Off);
-    let keys: Vec<String> =
-        read.map(|source| code(&format!("{}{}", source.key, if source.key.ends_with('.') { "*" } else { "" }))).collect();
-    writeln!(text, "\nConsent is read in these attributes of a record or its resource: {}.", keys.join(", ")).ok();
-    let denies = if consent.gpc_denies.is_empty() { "nothing".to_owned() } else { consent.gpc_denies.join(", ") };
+    let keys: Vec<String> = read
+        .map(|source| code(&format!("{}{}", source.key, if source.key.ends_with('.') { "*" } else { "" })))
+        .collect();
+    writeln!(text, "\nConsent is read in these attributes of a record or its resource: {}.", keys.join(", "))
+        .ok();
+    let denies =
+        if consent.gpc_denies.is_empty() { "nothing".to_owned() } else { consent.gpc_denies.join(", ") };
     writeln!(text, "The browser's signal *Global Privacy Control* refuses {denies}.").ok();
 }
 
@@ -104,7 +107,8 @@ fn sources(text: &mut String, consent: &MappedConsent) {
 pub(super) fn of_event(text: &mut String, event: &MappedEvent) {
     if let Some(withdrawal) = &event.withdrawal {
         let what = if withdrawal.lifts { "gives consent again" } else { "withdraws consent" };
-        writeln!(text, "\nPurposes: none. By this event the person in {} {what}.", code(&withdrawal.subject)).ok();
+        writeln!(text, "\nPurposes: none. By this event the person in {} {what}.", code(&withdrawal.subject))
+            .ok();
         return;
     }
     if let Some(own) = &event.purposes {

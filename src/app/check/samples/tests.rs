@@ -140,7 +140,12 @@ fn the_stored_map_s_consent_decides_and_not_the_defaults() {
     // Granted under another name, refused without one, unknown, and one that somebody else's purpose grants.
     let lines: Vec<String> = ["C0002", "orders", "statistics"]
         .iter()
-        .map(|granted| request(&[record("a.seen", &[("user.id", "mark-u".into()), ("consent.granted", (*granted).into())])]))
+        .map(|granted| {
+            request(&[record(
+                "a.seen",
+                &[("user.id", "mark-u".into()), ("consent.granted", (*granted).into())],
+            )])
+        })
         .chain([request(&[record("a.seen", &[("user.id", "mark-u".into())])])])
         .collect();
     let same = compared(&side(&map), &side(&map), &lines.join("\n"));
@@ -152,8 +157,8 @@ fn the_stored_map_s_consent_decides_and_not_the_defaults() {
         shown(&other),
         [
             "NewlyDropped a.seen: stored in product.events -> dropped, no_consent x1",
-            "NewlyKept a.seen user.id: drop, dropped_for_consent -> pseudonymise x2",
-            "NewlyDropped a.seen user.id: pseudonymise -> drop, dropped_for_consent x1",
+            "NewlyKept a.seen user.id: drop, dropped_by_consent -> pseudonymise x2",
+            "NewlyDropped a.seen user.id: pseudonymise -> drop, dropped_by_consent x1",
         ]
     );
     assert!(side(&silent).assumptions().unwrap().contains("defaults"));
