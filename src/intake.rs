@@ -208,7 +208,7 @@ impl Parts {
             Ok(_) => {
                 // Durable now, so they hold from now on, also after a restart.
                 for one in &withdrawals {
-                    self.gate.withdrawn().insert(&one.subject, received_micros, one.lifts);
+                    self.gate.withdrawn().insert(&one.subject, one.statement(received_micros));
                 }
                 Ok(receipt)
             }

@@ -82,7 +82,7 @@ pub use restore::RestoreError;
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
-pub use withdrawn::{SUBJECTS_MAX, Withdrawn};
+pub use withdrawn::{SUBJECTS_MAX, Statement, Withdrawn};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
 const TREATMENTS: &str = "esker-treatments-2";
@@ -324,8 +324,18 @@ pub struct StatedWithdrawal {
     pub event_name: String,
     /// The pseudonym of the subject.
     pub subject: String,
+    /// When it was made, by the sender's clock: microseconds since the Unix epoch.
+    pub made_micros: i64,
     /// Consent is given again.
     pub lifts: bool,
+}
+
+impl StatedWithdrawal {
+    /// As it counts once it is durable, received at `received_micros`.
+    #[must_use]
+    pub fn statement(&self, received_micros: i64) -> Statement {
+        Statement { made_micros: self.made_micros, received_micros, lifts: self.lifts }
+    }
 }
 
 impl fmt::Debug for StatedWithdrawal {

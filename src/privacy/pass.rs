@@ -216,7 +216,11 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         if stated.level.max(Some(plan.level)) == Some(PrivacyLevel::Sensitive) {
             return EventOutcome::Sensitive;
         }
-        let Some(event_time) = self.bounds.event_time(record) else { return EventOutcome::TimeOutOfRange };
+        // A withdrawal is not lost to a wrong clock: it holds from its receipt.
+        let in_spite = || self.withdraws(event).then(|| self.bounds.now());
+        let Some(event_time) = self.bounds.event_time(record).or_else(in_spite) else {
+            return EventOutcome::TimeOutOfRange;
+        };
         let candidate = Candidate { record, event, event_time, digest, stated };
         self.attempt(plan, candidate, false)
     }
@@ -299,7 +303,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             self.set_aside(record, Some(event), uid, candidate.digest, broken);
             return outcome;
         }
-        self.note_withdrawal(event);
+        self.note_withdrawal(event, candidate.event_time);
         let envelope = self.envelope(candidate, strip_identity);
         self.events.push(ClearedEvent {
             category,
@@ -358,6 +362,12 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
     }
 
+    /// True where an event withdraws consent.
+    fn withdraws(&self, event: u32) -> bool {
+        let declared = self.gate.registry.events().get(event as usize);
+        declared.is_some_and(|event| event.withdrawal.is_some_and(|one| !one.lifts))
+    }
+
     /// The column that names whose consent an event withdraws or gives again.
     fn subject_column(&self, event: u32) -> Option<u32> {
         let withdrawal = self.gate.registry.events().get(event as usize)?.withdrawal?;
@@ -365,12 +375,13 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 
     /// Notes whose consent the event withdraws or gives again.
-    fn note_withdrawal(&mut self, event: u32) {
+    fn note_withdrawal(&mut self, event: u32, made_micros: i64) {
         let Some(declared) = self.gate.registry.events().get(event as usize) else { return };
         let Some(withdrawal) = declared.withdrawal else { return };
         self.withdrawals.extend(self.store.subjects.drain(..).map(|subject| StatedWithdrawal {
             event_name: declared.name.clone(),
             subject,
+            made_micros,
             lifts: withdrawal.lifts,
         }));
     }
