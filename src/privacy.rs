@@ -179,7 +179,7 @@ impl Gate {
                 self.registry.events().get(event as usize).map(|event| event.name.clone())
             }
             DriftEvent::Undeclared(name) => {
-                Some(drift::shown(name, EVENT_BYTES_MAX, &self.scanner, &self.drift_key))
+                Some(drift::shown(name, EVENT_BYTES_MAX, |text| self.scanner.is_clean(text), &self.drift_key))
             }
             DriftEvent::Overflow => None,
         }
@@ -188,7 +188,7 @@ impl Gate {
     /// A key from the wire as it may be shown and kept.
     #[must_use]
     pub fn shown_key(&self, key: &[u8]) -> String {
-        drift::shown(key, KEY_BYTES_MAX, &self.scanner, &self.drift_key)
+        drift::shown(key, KEY_BYTES_MAX, |text| self.scanner.is_clean(text), &self.drift_key)
     }
 
     /// The registry that the gate enforces.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{AppError, Format, block_on, policies, print, startup, tables};
+use super::{AppError, Format, block_on, policies, print, tables};
 use crate::clock::{Clock, SystemClock};
 use crate::columns::Layout;
 use crate::config::{Config, TableConfig};
@@ -45,7 +45,7 @@ pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
     let registry = Arc::new(registry);
     // A throw-away key: what is checked is whether the rules and the registry agree.
     let key = Keyring::generate(SystemClock.now_micros()).map_err(anyhow::Error::from)?;
-    Gate::new(Arc::clone(&registry), &key, startup::gate_options(config))?;
+    Gate::new(Arc::clone(&registry), &key, config.gate_options())?;
     let columns = Layout::new(&registry).map_err(anyhow::Error::from)?.columns().len();
     let report = report(config, &registry, columns);
     let text = match format {

@@ -32,7 +32,7 @@ pub(super) struct Stored {
 pub(super) fn current(config: &Config) -> Result<(Gate, DataMap), AppError> {
     let registry = Arc::new(Registry::load(&config.schemas)?);
     let keys = throw_away_keys()?;
-    let gate = Gate::new(registry, &keys, startup::gate_options(config))?;
+    let gate = Gate::new(registry, &keys, config.gate_options())?;
     let map = map(config, &gate);
     Ok((gate, map))
 }

@@ -123,7 +123,7 @@ impl Service {
         let keyring = startup::keyring(config, !used, clock.now_micros())?;
         let files = WalFiles::lock(&config.data_dir, ids.as_ref()).map_err(anyhow::Error::from)?;
         let identity = files.identity();
-        let gate = Gate::new(Arc::clone(&registry), &keyring, startup::gate_options(config))?;
+        let gate = Gate::new(Arc::clone(&registry), &keyring, config.gate_options())?;
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
         let destinations = tables::open(config, &registry, &layout, &clock, &ids, &files).await?;

@@ -192,7 +192,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
         let uid = self.uid(record);
         self.set_aside(record, None, uid, digest, QuarantineReason::UndeclaredEvent);
-        EventOutcome::UndeclaredSetAside
+        EventOutcome::SetAside(QuarantineReason::UndeclaredEvent)
     }
 
     /// Notes an undeclared event and its attributes for the drift report; keys with a meaning of their own are none.
@@ -295,13 +295,8 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         if let Some(broken) = self.broken_contract(plan) {
             self.store.take_back();
             self.counter.forget_attributes();
-            let outcome = match broken {
-                QuarantineReason::Leak => EventOutcome::LeakSetAside,
-                QuarantineReason::MissingRequired => EventOutcome::MissingRequired,
-                _ => EventOutcome::WrongType,
-            };
             self.set_aside(record, Some(event), uid, candidate.digest, broken);
-            return outcome;
+            return EventOutcome::SetAside(broken);
         }
         self.note_withdrawal(event, candidate.event_time);
         let envelope = self.envelope(candidate, strip_identity);

@@ -134,7 +134,7 @@ def explained(service: Esker, tmp_path, *records: dict) -> list[dict]:
 def test_explain_says_what_happens_to_each_attribute_and_why(idle, tmp_path):
     attributes = {"test.seq": 1, "user.id": "u1", "user.email": "a@b.c", "not.declared": 1, "test.plan": "gold"}
     (event,) = explained(idle, tmp_path, otlp.json_record("test.order.placed", attributes))
-    assert (event["name"], event["verdict"], event["reason"]) == ("test.order.placed", "quarantined", "wrong_type")
+    assert (event["name"], event["verdict"], event["reason"]) == ("test.order.placed", "quarantined", "not_a_member")
     reasons = {item["key"]: item["reason"] for item in event["attributes"]}
     assert reasons == {
         "test.seq": "kept",

@@ -1,38 +1,17 @@
 """Consent, withdrawal, quarantine and replay, as DuckDB finds them in the tables afterwards."""
 
 import json
-import shutil
 import time
 
 import lake
 import otlp
 import pytest
-from harness import SCHEMAS
-
-WITHDRAWALS = """file_format: definition/2
-events:
-  - name: test.consent.withdrawn
-    stability: stable
-    requirement_level: recommended
-    brief: A user withdrew consent.
-    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id}}}
-    attributes: [{ref: user.id, requirement_level: required}]
-  - name: test.consent.given
-    stability: stable
-    requirement_level: recommended
-    brief: A user gave consent again.
-    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id, lifts: true}}}
-    attributes: [{ref: user.id, requirement_level: required}]
-"""
+from harness import registry_with_withdrawals
 
 
 @pytest.fixture
 def registry(tmp_path):
-    """The tests' registry, with events that withdraw consent and give it again."""
-    folder = tmp_path / "schemas"
-    shutil.copytree(SCHEMAS, folder)
-    (folder / "withdrawals.yaml").write_text(WITHDRAWALS)
-    return folder
+    return registry_with_withdrawals(tmp_path / "schemas")
 
 
 def order(seq: int, **attributes):
@@ -87,7 +66,7 @@ def test_an_event_without_consent_can_be_dropped(esker):
 def test_a_withdrawal_holds_after_a_kill_and_a_rotation_until_it_is_lifted(esker, registry):
     service = esker(schemas=registry, flush={"max_age": "1h"}).start()
     send(service, order(1, user__id="bob"), order(2, user__id="alice"))
-    send(service, otlp.record("test.consent.withdrawn", {"user.id": "bob"}))
+    send(service, otlp.record("privacy.consent.withdrawn", {"user.id": "bob"}))
     send(service, order(3, user__id="bob", consent__granted=["analytics"]), order(4, user__id="alice"))
     # Nothing was committed yet: the withdrawal is in the log alone.
     service.kill()
@@ -99,7 +78,7 @@ def test_a_withdrawal_holds_after_a_kill_and_a_rotation_until_it_is_lifted(esker
     # Now it is in the table alone, and was made under another key.
     service.start()
     send(service, order(6, user__id="bob"), order(7, user__id="alice"))
-    send(service, otlp.record("test.consent.given", {"user.id": "bob"}))
+    send(service, otlp.record("privacy.consent.given", {"user.id": "bob"}))
     send(service, order(8, user__id="bob", consent__granted=["analytics"]))
     assert service.stop() == 0
     stored = orders(service)
@@ -108,7 +87,7 @@ def test_a_withdrawal_holds_after_a_kill_and_a_rotation_until_it_is_lifted(esker
     assert stored[8][0] == "granted"
     rows = lake.query(service.table.parent / "events_withdrawals", "SELECT event_name, lifts, subject FROM events ORDER BY event_time")
     # Under each key of the ring, so that it is found again whichever key made a row.
-    assert [row[:2] for row in rows] == [("test.consent.withdrawn", False)] + 2 * [("test.consent.given", True)]
+    assert [row[:2] for row in rows] == [("privacy.consent.withdrawn", False)] + 2 * [("privacy.consent.given", True)]
     assert len({row[2] for row in rows}) == 2 and all(row[2].startswith("e1_") for row in rows)
 
 
@@ -129,7 +108,7 @@ def test_the_order_of_withdrawals_and_lifts_is_the_same_after_a_restart(esker, r
     minutes = 60 * 10**9
 
     def said(user: str, lifts: bool, made: int):
-        send(service, otlp.record("test.consent.given" if lifts else "test.consent.withdrawn", {"user.id": user}, time_ns=now + made * minutes))
+        send(service, otlp.record("privacy.consent.given" if lifts else "privacy.consent.withdrawn", {"user.id": user}, nanos=now + made * minutes))
 
     # Whether each is withdrawn afterwards.
     expected = {"kept": False, "withdrew": True, "returned": False, "late-lift": True, "late-lift-of-old": False, "late-withdrawal": True, "future-lift": True, "broken-clock": True}

@@ -109,10 +109,10 @@ def test_explain_names_what_breaks_the_contract(homes, tmp_path):
     file = tmp_path / "request.json"
     file.write_bytes(otlp.json_export(otlp.json_record("test.order.placed", {"test.seq": "marker-word", "user.id": "marker-user"})))
     (event,) = json.loads(service.run("explain", str(file), "--format", "json").stdout)
-    assert (event["verdict"], event["reason"], event["faults"]) == ("quarantined", "wrong_type", ["test.seq"])
+    assert (event["verdict"], event["reason"], event["faults"]) == ("quarantined", "type_mismatch", ["test.seq"])
     assert all(one["stored"] is None for one in event["attributes"])
     text = service.run("explain", str(file)).stdout
-    assert "quarantined, wrong_type: test.seq" in text and "marker-" not in text
+    assert "quarantined, type_mismatch: test.seq" in text and "marker-" not in text
 
 
 def test_a_change_of_policy_is_tried_on_samples(served, tmp_path):

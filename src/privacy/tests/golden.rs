@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::fixture::{NOW, key};
 use crate::columns::{Encoder, Layout};
 use crate::config::Config;
-use crate::privacy::{Gate, GateOptions, Silent, TableRules, explain};
+use crate::privacy::{Gate, GateOptions, Silent, explain};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::json::to_protobuf;
 use crate::registry::Registry;
@@ -222,20 +222,10 @@ impl Case {
         for tenant in &self.destroyed_tenants {
             ring.destroy_tenant(tenant).map_err(|error| error.to_string())?;
         }
-        let tables = config.tables.iter();
         let options = GateOptions {
-            tables: tables
-                .map(|table| TableRules { name: table.name.clone(), levels: table.policy })
-                .collect(),
-            routes: config.routes.clone(),
-            consent: config.consent.clone(),
-            rules: config.privacy.rules.clone(),
-            level_key: config.privacy.level_key.clone(),
-            category_key: config.privacy.category_key.clone(),
-            tenant_key: config.privacy.tenant_key.clone(),
             quarantine_broken: !self.store_broken,
             quarantine_undeclared: self.quarantine_undeclared,
-            ..GateOptions::default()
+            ..config.gate_options()
         };
         Gate::new(registry, &ring, options).map_err(|error| error.to_string())
     }

@@ -110,7 +110,7 @@ fn an_event_that_would_break_its_contract_and_one_that_nobody_knew_are_told() {
     assert_eq!(
         shown(&changed),
         [
-            "NewlyQuarantined a.done: stored in product.events -> quarantined, wrong_type (a.plain) x1",
+            "NewlyQuarantined a.done: stored in product.events -> quarantined, type_mismatch (a.plain) x1",
             "NewlyDropped a.done a.plain: keep -> event quarantined x1",
             "Type a.done a.plain: int -> boolean x1",
         ]
