@@ -126,6 +126,7 @@ impl Service {
         let gate = Gate::new(Arc::clone(&registry), &keyring, config.gate_options())?;
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
+        policies::warn_of_mixed_columns(config, &gate).await;
         let destinations = tables::open(config, &registry, &layout, &clock, &ids, &files).await?;
         policies::store(config, &gate, destinations.tables()).await?;
         let sockets = Sockets::bind(config).await?;

@@ -169,6 +169,30 @@ def test_a_type_that_serve_would_refuse_is_exit_code_1(served, tmp_path):
     assert code == 1 and "test_ratio" in said, "as it says"
 
 
+def test_a_column_that_would_mix_plain_values_and_pseudonyms_is_told(served, tmp_path):
+    change = ('brief: "Free text.", annotations: {esker: {privacy: internal}}', 'brief: "Free text.", annotations: {esker: {privacy: pseudonymous}}')
+    mixed = {"table": "product.events", "column": "test_text", "attribute": "test.text", "before": "keep", "after": "pseudonymise"}
+    assert "mixed" not in served.run("check", "--against", "table").stdout and "pseudonyms of" not in served.log()
+    served.schemas = registry(tmp_path / "schemas", change)
+    served.write_config()
+    assert against(served, "table")["mixed_columns"] == [mixed]
+    folder = samples(tmp_path / "samples", otlp.json_record("test.order.placed", ORDER))
+    assert against(served, folder)["mixed_columns"] == [mixed]
+    said = served.run("check", "--against", "table").stdout
+    assert "mixed column       column test_text of product.events holds plain values (treatment keep)" in said
+    before = len(served.log())
+    served.start()
+    warning = next(line for line in served.log()[before:].splitlines() if "test_text" in line)
+    assert "WARN" in warning.upper() and "test.text" in warning and "pseudonymise" in warning and "docs/policy.md" in warning
+    assert served.post(otlp.encoded(otlp.record("test.order.placed", ORDER))).status == 200
+    assert served.stop() == 0
+    assert sorted(row[0].startswith("e1_") for row in lake.query(served.table, "SELECT test_text FROM events")) == [False, True]
+    # The newest rows are of this policy now, so that there is nothing to say any more.
+    before = len(served.log())
+    served.start()
+    assert served.stop() == 0 and "pseudonyms of" not in served.log()[before:]
+
+
 def test_baselines_by_file_and_none(served, homes, tmp_path):
     fresh = Esker(homes("no-baseline"))
     folder = samples(tmp_path / "samples", otlp.json_record("test.order.placed", ORDER))

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::super::mixed::MixedColumn;
 use super::policies::{Stored, throw_away_keys};
 use crate::privacy::{DataMap, Gate, MappedAttribute};
 
@@ -97,6 +98,8 @@ pub(super) struct Comparison {
     pub(super) columns_no_longer_filled: Vec<String>,
     /// Columns that the table would get.
     pub(super) columns_new: Vec<String>,
+    /// Columns that hold plain values and would get pseudonyms, or the other way round.
+    pub(super) mixed_columns: Vec<MixedColumn>,
     /// Why a start would be refused.
     pub(super) refusals: Vec<String>,
     /// What the comparison cannot tell.
@@ -255,6 +258,9 @@ pub(super) fn text(comparison: &Comparison) -> String {
             writeln!(text, "{what:<18} {column}").ok();
         }
     }
+    for mixed in &comparison.mixed_columns {
+        writeln!(text, "{:<18} {mixed}", "mixed column").ok();
+    }
     for refusal in &comparison.refusals {
         writeln!(text, "{:<18} {refusal}", "refused").ok();
     }
@@ -273,6 +279,7 @@ impl Comparison {
             && self.attributes.is_empty()
             && self.columns_no_longer_filled.is_empty()
             && self.columns_new.is_empty()
+            && self.mixed_columns.is_empty()
             && self.refusals.is_empty()
     }
 }
