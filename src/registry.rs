@@ -311,6 +311,14 @@ impl Registry {
         Self::from_files(&source::read(folder)?)
     }
 
+    /// The files that [`Registry::load`] reads: of each its name below `folder`, and its text.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn files(folder: &Path) -> Result<Vec<(String, String)>, RegistryError> {
+        source::read(folder)
+    }
+
     /// As [`Registry::load`], with one more file that is in memory: what the folder would be with it.
     ///
     /// # Errors

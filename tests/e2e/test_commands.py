@@ -1,6 +1,7 @@
 """`esker check | explain | status | learn | catalogue`, `--help`, and the exit codes: 0 done, 1 failed, 2 bad usage or configuration."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -300,6 +301,45 @@ def test_learn_proposes_a_file_that_passes_the_check(esker, tmp_path):
     rows = lake.query(grown.table, "SELECT user_id LIKE 'e1_%', new_count, contact_email FROM events")
     assert rows == [(True, 1, None)]
     assert grown.stop() == 0
+
+
+def test_learn_as_a_patch_is_applied_and_passes_the_check(esker, tmp_path):
+    service = esker().start()
+    records = [
+        otlp.record("test.order.placed", {"test.seq": 1, "order.note": "bob@example.org", "user.nickname": "bob"}),
+        otlp.record("test.login.failed", {"order.note": "x"}),
+        otlp.record("new.thing.done", {"test.seq": 1}),
+    ]
+    assert service.post(otlp.encoded(*records)).status == 200
+    assert service.stop() == 0
+    patch = tmp_path / "proposed.patch"
+    done = service.run("learn", "--patch", "--out", str(patch))
+    assert done.returncode == 0, done.stderr
+    text = patch.read_text()
+    assert "--- a/events.yaml" in text and "+++ b/learned.yaml" in text and "bob" not in text
+    removed = [line for line in text.splitlines() if line.startswith("-") and not line.startswith("---")]
+    assert removed == [], "only lines are added"
+    tools = [lambda folder: ["patch", "-p1", "-d", str(folder), "-i", str(patch)], lambda folder: ["git", "apply", f"--directory={folder.name}", str(patch)]]
+    for number, tool in enumerate(tools):
+        folder = tmp_path / f"schemas{number}"
+        shutil.copytree(SCHEMAS, folder)
+        command = tool(folder)
+        if shutil.which(command[0]) is None:
+            continue
+        applied = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)})
+        assert applied.returncode == 0, applied.stdout + applied.stderr
+        grown = esker(schemas=folder)
+        checked = grown.run("check")
+        assert checked.returncode == 0, checked.stderr
+        assert "new.thing.done" in grown.run("catalogue").stdout
+    # Nothing of it is undeclared any more, and what is personal by its name is not stored.
+    grown.start()
+    assert grown.post(otlp.encoded(*records)).status == 200
+    grown.wait_settled()
+    assert grown.stop() == 0
+    drift = json.loads(grown.run("status", "--format", "json").stdout)["drift"]
+    assert (drift["event_records"], drift["attribute_records"]) == (0, 0)
+    assert lake.query(grown.table, "SELECT count(*) FROM events") == [(3,)]
 
 
 def test_catalogue_as_markdown_and_json(idle, tmp_path):
