@@ -72,6 +72,26 @@ def test_check_names_what_is_wrong(homes, change, said):
         assert part in done.stderr
 
 
+def test_what_registry_and_configuration_say_of_a_category_may_not_differ(homes):
+    home = homes("categories")
+    folder = home / "schemas"
+    shutil.copytree(SCHEMAS, folder)
+    group = "{id: %s, visibility: public, stability: stable, brief: For., annotations: {esker: {category: product, purposes: [care]}}}"
+    (folder / "categories.yaml").write_text("file_format: definition/2\nattribute_groups:\n  - " + group % "category.product" + "\n")
+    service = Esker(home, folder)
+    data = json.loads(service.run("catalogue", "--format", "json").stdout)
+    assert data["consent"]["categories"][0]["purposes_rule"] == "purposes of the category in schemas/"
+    service.sections["consent"] = {"purposes": {"product": ["analytics"]}}
+    service.write_config()
+    for command in ("check", "serve"):
+        done = service.run(command)
+        assert done.returncode == 2 and "[care] in schemas/" in done.stderr and "consent.purposes.product" in done.stderr, done.stderr
+    with open(folder / "categories.yaml", "a") as file:
+        file.write("  - " + group % "category.again" + "\n")
+    done = service.run("check")
+    assert done.returncode == 2 and "declared twice" in done.stderr and "categories.yaml" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
