@@ -65,10 +65,9 @@ fn a_list_of_dashes_gets_lines_behind_its_last_item() {
 
 #[test]
 fn a_file_that_does_not_end_its_last_line_is_no_trouble() {
-    let events = format!(
-        "  - name: x.done\n    stability: stable\n    brief: x\n    annotations: {{esker: {{category: product}}}}\n    attributes:\n      - ref: a.one"
-    );
-    let changed = changes(&events).unwrap();
+    let events = "  - name: x.done\n    stability: stable\n    brief: x\n    annotations: {esker: {category: product}}\n    \
+                  attributes:\n      - ref: a.one";
+    let changed = changes(events).unwrap();
     assert_eq!(changed[0], "-      - ref: a.one");
     assert_eq!(changed[2..], refs("      "));
 }
