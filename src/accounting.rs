@@ -83,7 +83,8 @@ impl Accounting {
         Self::default()
     }
 
-    /// A request's events were decided on; those that are to be stored or set aside are now in flight.
+    /// A request's events were decided on; those that are to be stored or set aside are now in flight. Of their attributes nothing can
+    /// be said before it is known whether they are stored: [`Accounting::stored`] or [`Accounting::not_stored`] follows.
     pub fn received(&self, delta: &Delta) {
         let mut counts = self.lock();
         for event in &delta.events {
@@ -102,8 +103,15 @@ impl Accounting {
             }
             entry.received += received;
         }
-        for (outcome, count) in &delta.attributes {
-            *counts.attributes.entry((*outcome).to_owned()).or_default() += count;
+        if !delta.is_in_flight() {
+            counts.add_attributes(delta);
+        }
+    }
+
+    /// What is to be stored or set aside of a request that was counted is durable.
+    pub fn stored(&self, delta: &Delta) {
+        if delta.is_in_flight() {
+            self.lock().add_attributes(delta);
         }
     }
 
@@ -115,6 +123,11 @@ impl Accounting {
             entry.in_flight = entry.in_flight.saturating_sub(event.in_flight());
             entry.rejected += event.in_flight();
             *entry.rejected_by.entry(reason.to_owned()).or_default() += event.in_flight();
+        }
+        // No attribute was kept, nor kept out: nothing came of any of them.
+        let attributes: u64 = delta.attributes.iter().map(|(_, count)| count).sum();
+        if delta.is_in_flight() && attributes > 0 {
+            *counts.attributes.entry(reason.to_owned()).or_default() += attributes;
         }
     }
 
@@ -159,7 +172,20 @@ impl Accounting {
     }
 }
 
+impl Counts {
+    fn add_attributes(&mut self, delta: &Delta) {
+        for (outcome, count) in &delta.attributes {
+            *self.attributes.entry((*outcome).to_owned()).or_default() += count;
+        }
+    }
+}
+
 impl Delta {
+    /// True where something of it is on its way once it is counted.
+    fn is_in_flight(&self) -> bool {
+        self.events.iter().any(|event| event.in_flight() > 0)
+    }
+
     /// What the gate decided on a request.
     #[must_use]
     pub fn of(tally: &Tally, registry: &Registry) -> Self {
@@ -232,7 +258,6 @@ impl EventDelta {
         Self {
             name: subject.subject().name(registry).to_owned(),
             cleared: subject.verdicts(Verdict::Cleared),
-            // The gate has no verdict that sets an event aside.
             quarantined: subject.verdicts(Verdict::Quarantined),
             dropped: by_reason(Verdict::Dropped),
             rejected: by_reason(Verdict::Rejected),
@@ -304,9 +329,32 @@ mod tests {
     fn the_attributes_of_a_duplicate_are_not_kept_again() {
         let accounting = Accounting::new();
         accounting.received(&delta());
+        accounting.stored(&delta());
         accounting.received(&delta().into_duplicates());
         let attributes = accounting.counts().attributes;
         assert_eq!((attributes["kept"], attributes["duplicate_request"]), (20, 20));
+    }
+
+    #[test]
+    fn attributes_count_as_kept_once_their_rows_are_durable_and_not_before() {
+        let accounting = Accounting::new();
+        accounting.received(&delta());
+        assert_eq!(accounting.counts().attributes, BTreeMap::new());
+        accounting.not_stored(&delta(), "wal_unavailable");
+        accounting.received(&delta());
+        accounting.stored(&delta());
+        let attributes = accounting.counts().attributes;
+        assert_eq!(attributes, BTreeMap::from([("kept".to_owned(), 20), ("wal_unavailable".to_owned(), 20)]));
+    }
+
+    #[test]
+    fn where_nothing_is_to_be_stored_attributes_count_at_once() {
+        let mut dropped = delta();
+        dropped.events.remove(0);
+        let accounting = Accounting::new();
+        accounting.received(&dropped);
+        accounting.stored(&dropped);
+        assert_eq!(accounting.counts().attributes["kept"], 20, "and once");
     }
 
     #[test]

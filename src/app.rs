@@ -16,6 +16,7 @@ pub mod explain;
 pub mod keys;
 pub mod learn;
 pub mod quarantine;
+mod mixed;
 mod policies;
 pub mod serve;
 pub mod startup;

@@ -16,12 +16,12 @@ mod consent;
 pub mod raw;
 pub mod tables;
 
-use quarantine::QuarantineConfig;
+use quarantine::{BrokenContract, QuarantineConfig, UndeclaredEvents};
 use raw::RawConfig;
 
 pub use tables::TableConfig;
 
-use crate::privacy::{ConsentOptions, Route, Rules};
+use crate::privacy::{ConsentOptions, GateOptions, Route, Rules, TableRules};
 use crate::receive::decode::Rule;
 use crate::wal::OnDamage;
 
@@ -187,6 +187,27 @@ impl Config {
             .map(|(name, _)| format!("{ENVIRONMENT_PREFIX}{}", name.as_str().to_uppercase()))
             .collect();
         Ok(config)
+    }
+
+    /// What it says of the privacy gate.
+    #[must_use]
+    pub fn gate_options(&self) -> GateOptions {
+        let table = |table: &TableConfig| TableRules { name: table.name.clone(), levels: table.policy };
+        GateOptions {
+            future_max: self.privacy.future_max,
+            age_max: self.privacy.age_max,
+            tables: self.tables.iter().map(table).collect(),
+            routes: self.routes.clone(),
+            consent: self.consent.clone(),
+            rules: self.privacy.rules.clone(),
+            level_key: self.privacy.level_key.clone(),
+            category_key: self.privacy.category_key.clone(),
+            tenant_key: self.privacy.tenant_key.clone(),
+            quarantine_broken: self.quarantine.broken_contract == BrokenContract::Quarantine,
+            quarantine_undeclared: self.quarantine.undeclared_events == UndeclaredEvents::Quarantine,
+            recipient: self.quarantine.recipient.clone(),
+            ..GateOptions::default()
+        }
     }
 
     /// Reads TOML text alone, without the environment.

@@ -206,9 +206,10 @@ impl Parts {
         self.accounting.received(&delta);
         match self.wal.append_claimed(NewFrame { digest, received_micros, events, payload }, guard).await {
             Ok(_) => {
+                self.accounting.stored(&delta);
                 // Durable now, so they hold from now on, also after a restart.
                 for one in &withdrawals {
-                    self.gate.withdrawn().insert(&one.subject, received_micros, one.lifts);
+                    self.gate.withdrawn().insert(&one.subject, one.statement(received_micros));
                 }
                 Ok(receipt)
             }

@@ -73,7 +73,7 @@ enum Command {
     },
     /// Propose a registry file for what arrived undeclared: names, types and suggested levels, never values. For review.
     #[command(
-        after_help = "Example:\n  esker learn --out proposed.yaml\n  esker learn --from drift.json\n\n\
+        after_help = "Example:\n  esker learn --out proposed.yaml\n  esker learn --from drift.json\n  esker learn --patch | patch -p1 -d schemas\n\n\
         It reads the report of the running process, else the one that the last process left in data_dir."
     )]
     Learn {
@@ -83,6 +83,10 @@ enum Command {
         /// A saved drift report (the admin port's /drift) to read instead.
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
+        /// Write a unified diff against the registry's folder instead of a file for it: what events that are declared lack is then
+        /// added where they are declared.
+        #[arg(long)]
+        patch: bool,
     },
     /// Write the data map: every event and attribute, its level, and what becomes of it at each destination.
     #[command(after_help = "Example:\n  esker catalogue --out DATA.md\n  esker catalogue --format json")]
@@ -356,7 +360,10 @@ fn main() -> ExitCode {
             Command::Status { format } => app::status::command(&config, format.into()),
             Command::Quarantine(command) => quarantine_command(&config, command),
             Command::Keys(arguments) => app::keys::command(&config, arguments.into()),
-            Command::Learn { out, from } => app::learn::command(&config, from.as_deref(), out.as_deref()),
+            Command::Learn { out, from, patch } => {
+                let form = if patch { app::learn::Form::Patch } else { app::learn::Form::File };
+                app::learn::command(&config, form, from.as_deref(), out.as_deref())
+            }
             Command::Catalogue { format, out } => {
                 app::catalogue::command(&config, format.into(), out.as_deref())
             }

@@ -65,10 +65,10 @@ pub use consent::{
     WarehouseRule,
 };
 #[cfg(test)]
-pub(crate) use datamap::tests::rich_map as datamap_for_tests;
+pub(crate) use datamap::tests::{consent_map as consent_datamap_for_tests, rich_map as datamap_for_tests};
 pub use datamap::{
-    DataMap, MappedAttribute, MappedEvent, MappedLevel, MappedResource, MappedRoute, MappedSettings,
-    MappedTable, MappedTreatment,
+    DataMap, MappedAttribute, MappedCategory, MappedConsent, MappedConsentSource, MappedEvent, MappedLevel,
+    MappedResource, MappedRoute, MappedSettings, MappedTable, MappedTreatment, MappedWithdrawal,
 };
 pub use drift::{
     DriftEntry, DriftEvent, DriftKind, ENTRIES_PER_REQUEST_MAX, EVENT_BYTES_MAX, KEY_BYTES_MAX, ValueType,
@@ -82,7 +82,7 @@ pub use restore::RestoreError;
 pub use route::{EventPattern, ResourceMatch, Route, RouteTarget};
 pub use rules::{Destination, LevelTreatments, Rule, RuleError, Rules};
 pub use tally::{AttributeOutcome, EventOutcome, Subject, SubjectTally, Tally, Verdict};
-pub use withdrawn::{SUBJECTS_MAX, Withdrawn};
+pub use withdrawn::{SUBJECTS_MAX, Statement, Withdrawn};
 
 /// Changes when the meaning of a treatment or of a coercion changes, so that `policy_version` tells the rows apart.
 const TREATMENTS: &str = "esker-treatments-2";
@@ -179,7 +179,7 @@ impl Gate {
                 self.registry.events().get(event as usize).map(|event| event.name.clone())
             }
             DriftEvent::Undeclared(name) => {
-                Some(drift::shown(name, EVENT_BYTES_MAX, &self.scanner, &self.drift_key))
+                Some(drift::shown(name, EVENT_BYTES_MAX, |text| self.scanner.is_clean(text), &self.drift_key))
             }
             DriftEvent::Overflow => None,
         }
@@ -188,7 +188,7 @@ impl Gate {
     /// A key from the wire as it may be shown and kept.
     #[must_use]
     pub fn shown_key(&self, key: &[u8]) -> String {
-        drift::shown(key, KEY_BYTES_MAX, &self.scanner, &self.drift_key)
+        drift::shown(key, KEY_BYTES_MAX, |text| self.scanner.is_clean(text), &self.drift_key)
     }
 
     /// The registry that the gate enforces.
@@ -324,8 +324,18 @@ pub struct StatedWithdrawal {
     pub event_name: String,
     /// The pseudonym of the subject.
     pub subject: String,
+    /// When it was made, by the sender's clock: microseconds since the Unix epoch.
+    pub made_micros: i64,
     /// Consent is given again.
     pub lifts: bool,
+}
+
+impl StatedWithdrawal {
+    /// As it counts once it is durable, received at `received_micros`.
+    #[must_use]
+    pub fn statement(&self, received_micros: i64) -> Statement {
+        Statement { made_micros: self.made_micros, received_micros, lifts: self.lifts }
+    }
 }
 
 impl fmt::Debug for StatedWithdrawal {

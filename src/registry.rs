@@ -256,8 +256,8 @@ pub struct Event {
     pub privacy: PrivacyLevel,
     /// One line for people.
     pub brief: String,
-    /// The purposes for which consent must be given, sorted; empty where it needs none. `None` leaves it to what the
-    /// configuration says of its category.
+    /// The purposes for which consent must be given, sorted; empty where it needs none. `None` leaves it to its category, of
+    /// which the registry or the configuration speaks.
     pub purposes: Option<Vec<String>>,
     /// Where it says that somebody withdraws consent, or gives it again.
     pub withdrawal: Option<Withdrawal>,
@@ -296,6 +296,8 @@ pub struct Registry {
     attributes: Vec<Attribute>,
     events: Vec<Event>,
     columns: Vec<AttributeColumn>,
+    /// In the order of [`Category::ALL`].
+    category_purposes: [Option<Vec<String>>; 3],
     notices: Vec<String>,
     version: String,
 }
@@ -307,6 +309,14 @@ impl Registry {
     /// All problems at once, each with its file, its item and the way out.
     pub fn load(folder: &Path) -> Result<Self, RegistryError> {
         Self::from_files(&source::read(folder)?)
+    }
+
+    /// The files that [`Registry::load`] reads: of each its name below `folder`, and its text.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn files(folder: &Path) -> Result<Vec<(String, String)>, RegistryError> {
+        source::read(folder)
     }
 
     /// As [`Registry::load`], with one more file that is in memory: what the folder would be with it.
@@ -330,13 +340,14 @@ impl Registry {
             parse::file(name, text, &mut declared, &mut problems);
         }
         let resolved = resolve::resolve(&declared, &mut problems);
+        let category_purposes = resolve::categories(&declared, &mut problems);
         let (attributes, columns) = column::lay_out(&declared.attributes, &resolved, &mut problems);
         if !problems.is_empty() {
             return Err(RegistryError::new(problems));
         }
         let events = resolve::events(resolved, &attributes);
-        let version = fingerprint::version(&attributes, &events, &columns);
-        Ok(Self { attributes, events, columns, notices: declared.notices, version })
+        let version = fingerprint::version(&attributes, &events, &columns, &category_purposes);
+        Ok(Self { attributes, events, columns, category_purposes, notices: declared.notices, version })
     }
 
     /// A registry from its parts, for tests of the stages behind it. The caller keeps the order that `load` makes.
@@ -347,7 +358,8 @@ impl Registry {
         columns: Vec<AttributeColumn>,
         version: &str,
     ) -> Self {
-        Self { attributes, events, columns, notices: Vec::new(), version: version.to_owned() }
+        let (category_purposes, notices) = (Default::default(), Vec::new());
+        Self { attributes, events, columns, category_purposes, notices, version: version.to_owned() }
     }
 
     /// The declared attributes, sorted by key.
@@ -360,6 +372,13 @@ impl Registry {
     #[must_use]
     pub fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    /// The purposes of a category's events that name none themselves, sorted; `None` leaves them to the configuration.
+    #[must_use]
+    pub fn category_purposes(&self, category: Category) -> Option<&[String]> {
+        let of = Category::ALL.into_iter().zip(&self.category_purposes);
+        of.into_iter().find(|(one, _)| *one == category).and_then(|(_, purposes)| purposes.as_deref())
     }
 
     /// The columns that attributes fill, sorted by name.

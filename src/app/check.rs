@@ -14,15 +14,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{AppError, Format, block_on, policies, print, startup, tables};
+use super::mixed::mixed_columns;
+use super::{AppError, Format, block_on, policies, print, tables};
 use crate::clock::{Clock, SystemClock};
 use crate::columns::Layout;
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
 use crate::privacy::Gate;
 use crate::registry::Registry;
 use crate::secret::Keyring;
 use difference::{Comparison, Side};
-use policies::Stored;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -45,7 +45,7 @@ pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
     let registry = Arc::new(registry);
     // A throw-away key: what is checked is whether the rules and the registry agree.
     let key = Keyring::generate(SystemClock.now_micros()).map_err(anyhow::Error::from)?;
-    Gate::new(Arc::clone(&registry), &key, startup::gate_options(config))?;
+    Gate::new(Arc::clone(&registry), &key, config.gate_options())?;
     let columns = Layout::new(&registry).map_err(anyhow::Error::from)?.columns().len();
     let report = report(config, &registry, columns);
     let text = match format {
@@ -79,7 +79,7 @@ pub fn against(
     let versions = peek.map(crate::table::Peek::policy_versions).unwrap_or_default();
     let baseline = match baseline {
         Some(file) => Some(policies::read(file)?),
-        None => block_on(async { Ok(last_in_force(config, at, &versions).await?) })?,
+        None => block_on(async { Ok(policies::last_in_force(config, at, &versions).await?) })?,
     };
     let (before, after) = (Side::of(baseline.as_ref())?, Side { gate: Some(gate), map });
     let mut comparison = match place {
@@ -87,6 +87,10 @@ pub fn against(
         None => samples::compare(config, &before, &after, Path::new(target))?,
     };
     comparison.target = target.to_owned();
+    comparison.notes.extend(before.assumptions());
+    let names = config.tables.iter().map(|table| table.name.as_str());
+    let names = names.filter(|name| place.is_none() || at.is_some_and(|table| table.name == *name));
+    comparison.mixed_columns = names.flat_map(|name| mixed_columns(&before.map, &after.map, name)).collect();
     comparison.baseline = baseline
         .map(|stored| difference::Baseline { policy_version: stored.map.policy_version, from: stored.from });
     print(&match format {
@@ -107,23 +111,6 @@ fn refused(comparison: &Comparison) -> Result<(), AppError> {
         )
         .into()),
     }
-}
-
-/// The policy that was last in force: the one of the table's newest rows, else the one of the last start.
-async fn last_in_force(
-    config: &Config,
-    table: Option<&TableConfig>,
-    versions: &[String],
-) -> anyhow::Result<Option<Stored>> {
-    let newest = policies::newest(&config.data_dir)?;
-    // Where the newest rows were stored under several, the one of the last start is the last of them.
-    let last = newest.as_ref().map(|stored| &stored.map.policy_version).filter(|one| versions.contains(one));
-    if let (Some(table), Some(version)) = (table, last.or(versions.last()))
-        && let Some(stored) = policies::stored(config, table, version).await?
-    {
-        return Ok(Some(stored));
-    }
-    Ok(newest)
 }
 
 fn report(config: &Config, registry: &Registry, columns: usize) -> Report {

@@ -32,7 +32,7 @@ pub fn command(config: &Config, file: &Path, format: Format) -> Result<(), AppEr
     let raw = RawEvents::decode(&request, &names).map_err(anyhow::Error::from)?;
     let now_micros = SystemClock.now_micros();
     let (keyring, is_made_up) = keyring(config, now_micros)?;
-    let gate = Gate::new(registry, &keyring, startup::gate_options(config))?;
+    let gate = Gate::new(registry, &keyring, config.gate_options())?;
     let events = explain(&gate, &raw, now_micros);
     let text = match format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&events).map_err(anyhow::Error::from)?),

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::mixed::mixed_columns;
 use super::{AppError, startup, status};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, TableConfig};
 use crate::privacy::{DataMap, Gate, MappedTable};
 use crate::registry::Registry;
 use crate::secret::Keyring;
-use crate::table::{POLICIES_FOLDER, Table, TableOptions};
+use crate::table::{POLICIES_FOLDER, Peek, Table, TableOptions};
 
 /// Longest data map that is read; the largest registry that is allowed makes some 10 MiB.
 const MAP_BYTES_MAX: u64 = 64 << 20;
@@ -32,7 +33,7 @@ pub(super) struct Stored {
 pub(super) fn current(config: &Config) -> Result<(Gate, DataMap), AppError> {
     let registry = Arc::new(Registry::load(&config.schemas)?);
     let keys = throw_away_keys()?;
-    let gate = Gate::new(registry, &keys, startup::gate_options(config))?;
+    let gate = Gate::new(registry, &keys, config.gate_options())?;
     let map = map(config, &gate);
     Ok((gate, map))
 }
@@ -72,6 +73,57 @@ pub(super) async fn store(config: &Config, gate: &Gate, tables: &[Table]) -> any
             .with_context(|| format!("writing {name} beside a table's rows"))?;
     }
     Ok(())
+}
+
+/// The policy that was last in force: the one of the table's newest rows, else the one of the last start.
+pub(super) async fn last_in_force(
+    config: &Config,
+    table: Option<&TableConfig>,
+    versions: &[String],
+) -> anyhow::Result<Option<Stored>> {
+    let newest = newest(&config.data_dir)?;
+    // Where the newest rows were stored under several, the one of the last start is the last of them.
+    let last = newest.as_ref().map(|stored| &stored.map.policy_version).filter(|one| versions.contains(one));
+    if let (Some(table), Some(version)) = (table, last.or(versions.last()))
+        && let Some(stored) = stored(config, table, version).await?
+    {
+        return Ok(Some(stored));
+    }
+    Ok(newest)
+}
+
+/// Warns of columns in which this policy would store pseudonyms where the last one stored plain values, or the other way round. What
+/// cannot be read is no reason not to start: opening the tables tells what is wrong with them.
+pub(super) async fn warn_of_mixed_columns(config: &Config, gate: &Gate) {
+    let after = map(config, gate);
+    for table in &config.tables {
+        let before = async {
+            let peek = Table::peek(&TableOptions::from(table)).await?;
+            let versions = peek.as_ref().map(Peek::policy_versions).unwrap_or_default();
+            // Without rows there is nothing to mix.
+            if versions.is_empty() { Ok(None) } else { last_in_force(config, Some(table), &versions).await }
+        };
+        match before.await {
+            Ok(None) => {}
+            Ok(Some(before)) => {
+                for mixed in mixed_columns(&before.map, &after, &table.name) {
+                    tracing::warn!(
+                        attribute = mixed.attribute,
+                        column = mixed.column,
+                        table = mixed.table,
+                        before = mixed.before,
+                        after = mixed.after,
+                        "{mixed}; see docs/policy.md"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                table = table.name,
+                "the policy that was last in force could not be read, so changes of treatment are not told"
+            ),
+        }
+    }
 }
 
 /// The policy of a version, from beside the table or from the data directory; None where neither has it.

@@ -123,9 +123,10 @@ impl Service {
         let keyring = startup::keyring(config, !used, clock.now_micros())?;
         let files = WalFiles::lock(&config.data_dir, ids.as_ref()).map_err(anyhow::Error::from)?;
         let identity = files.identity();
-        let gate = Gate::new(Arc::clone(&registry), &keyring, startup::gate_options(config))?;
+        let gate = Gate::new(Arc::clone(&registry), &keyring, config.gate_options())?;
         let policy_version: Arc<str> = gate.policy_version().into();
         let writer = Writer { id: identity.writer_id, epoch: identity.epoch };
+        policies::warn_of_mixed_columns(config, &gate).await;
         let destinations = tables::open(config, &registry, &layout, &clock, &ids, &files).await?;
         policies::store(config, &gate, destinations.tables()).await?;
         let sockets = Sockets::bind(config).await?;

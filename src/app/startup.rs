@@ -1,38 +1,13 @@
-//! What several commands open the same way: the key, the policy.
+//! What several commands open the same way: the keys.
 //!
-//! Owns: mapping the configuration's sections to each stage's options. Does not own: those options' meaning.
+//! Owns: where the keyring comes from, and the folder it is made in. Does not own: what is in it (`secret`).
 
 use std::path::Path;
 
 use anyhow::Context;
 
-use crate::config::quarantine::{BrokenContract, UndeclaredEvents};
 use crate::config::{Config, SecretReference};
-use crate::privacy::{GateOptions, TableRules};
 use crate::secret::{self, Keyring, SecretError};
-
-/// The gate's options.
-pub(super) fn gate_options(config: &Config) -> GateOptions {
-    GateOptions {
-        future_max: config.privacy.future_max,
-        age_max: config.privacy.age_max,
-        tables: config
-            .tables
-            .iter()
-            .map(|table| TableRules { name: table.name.clone(), levels: table.policy })
-            .collect(),
-        routes: config.routes.clone(),
-        consent: config.consent.clone(),
-        rules: config.privacy.rules.clone(),
-        level_key: config.privacy.level_key.clone(),
-        category_key: config.privacy.category_key.clone(),
-        tenant_key: config.privacy.tenant_key.clone(),
-        quarantine_broken: config.quarantine.broken_contract == BrokenContract::Quarantine,
-        quarantine_undeclared: config.quarantine.undeclared_events == UndeclaredEvents::Quarantine,
-        recipient: config.quarantine.recipient.clone(),
-        ..GateOptions::default()
-    }
-}
 
 /// Reads the keyring. A `fresh` data directory gets one; another must have its own, since without it the pseudonyms in the
 /// table could never be matched again.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::columns::Bundle;
-use crate::columns::withdrawals::{EVENT_TIME, LIFTS, SUBJECT};
+use crate::columns::withdrawals::{EVENT_TIME, LIFTS, MADE_TIME, SUBJECT};
 use crate::config::Config;
 use crate::config::tables::withdrawals_name;
-use crate::privacy::Withdrawn;
+use crate::privacy::{Statement, Withdrawn};
 use crate::table::TableOptions;
 use crate::table::read::{TableReader, TimeRange};
 use crate::wal::{Position, Wal};
@@ -90,7 +90,11 @@ impl Following {
 async fn read_table(options: &TableOptions, range: TimeRange, withdrawn: &Withdrawn) -> anyhow::Result<()> {
     let name = || format!("the table `{}`", options.name);
     let Some(reader) = TableReader::open(options).await.with_context(name)? else { return Ok(()) };
-    let mut rows = reader.scan(&[SUBJECT, EVENT_TIME, LIFTS], range).await.with_context(name)?;
+    let columns = [SUBJECT, EVENT_TIME, LIFTS, MADE_TIME];
+    // A table that no start of this version has opened for writing lacks the last.
+    let (_, earlier) = columns.split_last().unwrap_or((&"", &[]));
+    let columns = if reader.has_column(MADE_TIME) { &columns } else { earlier };
+    let mut rows = reader.scan(columns, range).await.with_context(name)?;
     while let Some(batch) = rows.try_next().await.with_context(name)? {
         add(&batch, withdrawn);
     }
@@ -98,17 +102,25 @@ async fn read_table(options: &TableOptions, range: TimeRange, withdrawn: &Withdr
 }
 
 fn add(batch: &RecordBatch, withdrawn: &Withdrawn) {
+    let time = |name: &str| {
+        let column = batch.column_by_name(name)?;
+        column.as_primitive_opt::<TimestampMicrosecondType>()
+    };
     let columns = (
         batch.column_by_name(SUBJECT).and_then(|column| column.as_string_opt::<i32>()),
-        batch
-            .column_by_name(EVENT_TIME)
-            .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>()),
+        time(EVENT_TIME),
         batch.column_by_name(LIFTS).and_then(|column| column.as_boolean_opt()),
     );
-    let (Some(subjects), Some(times), Some(lifts)) = columns else { return };
-    for ((subject, time), lifts) in subjects.iter().zip(times.iter()).zip(lifts.iter()) {
-        if let (Some(subject), Some(time), Some(lifts)) = (subject, time, lifts) {
-            withdrawn.insert(subject, time, lifts);
+    let (Some(subjects), Some(received), Some(lifts)) = columns else { return };
+    let made = time(MADE_TIME);
+    for (row, ((subject, received), lifts)) in
+        subjects.iter().zip(received.iter()).zip(lifts.iter()).enumerate()
+    {
+        if let (Some(subject), Some(received_micros), Some(lifts)) = (subject, received, lifts) {
+            // Where nobody wrote down when it was made, it counts from its receipt, as it did then.
+            let made = made.filter(|made| made.is_valid(row)).map(|made| made.value(row));
+            let made_micros = made.unwrap_or(received_micros);
+            withdrawn.insert(subject, Statement { made_micros, received_micros, lifts });
         }
     }
 }

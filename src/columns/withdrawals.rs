@@ -18,6 +18,8 @@ use crate::registry::ColumnType;
 pub const EVENT_NAME: &str = "event_name";
 /// When it was received: from then on it holds. The partition.
 pub const EVENT_TIME: &str = "event_time";
+/// When it was made, by the sender's clock. Rows of earlier versions lack it.
+pub const MADE_TIME: &str = "made_time";
 /// Whose consent.
 pub const SUBJECT: &str = "subject";
 /// Whether it is given again.
@@ -25,7 +27,7 @@ pub const LIFTS: &str = "lifts";
 /// The policy that read it.
 pub const POLICY_VERSION: &str = "policy_version";
 
-const LAYOUT: [Fixed; 5] = [
+const LAYOUT: [Fixed; 6] = [
     (
         EVENT_NAME,
         ColumnType::String,
@@ -45,6 +47,7 @@ const LAYOUT: [Fixed; 5] = [
     ),
     (LIFTS, ColumnType::Boolean, true, false, false, "True where the event gives consent again."),
     (POLICY_VERSION, ColumnType::String, true, false, true, "The privacy policy that read it."),
+    (MADE_TIME, ColumnType::Timestamp, false, false, true, "When it was made, by the sender's clock."),
 ];
 
 /// The columns of the table of withdrawals, in table order.
@@ -72,6 +75,10 @@ pub fn encode(
         text(|one| &one.subject),
         Arc::new(withdrawals.iter().map(|one| Some(one.lifts)).collect::<BooleanArray>()),
         Arc::new(std::iter::repeat_n(Some(policy_version), rows).collect::<StringArray>()),
+        Arc::new(
+            TimestampMicrosecondArray::from_iter_values(withdrawals.iter().map(|one| one.made_micros))
+                .with_timezone(UTC),
+        ),
     ];
     let fields: Vec<_> = columns().iter().map(TableColumn::arrow_field).collect();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map(Batch::new).map_err(EncodeError::Arrow)

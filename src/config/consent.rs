@@ -90,7 +90,7 @@ impl RawConsent {
         let mut options = ConsentOptions::default();
         for ((category, purposes), slot) in self.purposes.in_order().zip(&mut options.purposes) {
             if let Some(purposes) = purposes {
-                *slot = named_purposes(&format!("consent.purposes.{}", category.as_str()), purposes)?;
+                *slot = Some(named_purposes(&format!("consent.purposes.{}", category.as_str()), purposes)?);
             }
         }
         let mut keys = Vec::with_capacity(self.sources.len());
@@ -249,7 +249,7 @@ mod tests {
     fn without_the_section_the_defaults_hold() {
         let options = options("");
         assert_eq!(options, ConsentOptions::default());
-        assert_eq!(options.purposes, [vec!["analytics".to_owned()], Vec::new(), Vec::new()]);
+        assert_eq!(options.purposes, [None, None, None], "the registry may speak of them first");
         let [product, operational, security] = options.warehouse;
         assert_eq!((product.denied, product.unknown), (WarehouseRule::StripIdentity, WarehouseRule::Store));
         assert_eq!((operational, security.denied), (security, WarehouseRule::Store));
@@ -286,8 +286,7 @@ purpose = "product_analytics"
 unknown = "allow"
 "#,
         );
-        assert_eq!(options.purposes[0], ["analytics"]);
-        assert_eq!(options.purposes[1], ["telemetry"]);
+        assert_eq!(options.purposes, [None, Some(vec!["telemetry".to_owned()]), None]);
         let defaults = ConsentOptions::default();
         assert_eq!(options.sources.len(), defaults.sources.len() + 2);
         let form = |key: &str| options.sources.iter().find(|source| source.key == key).unwrap().form;

@@ -10,6 +10,7 @@
 mod form;
 mod node;
 mod options;
+pub(super) mod purposes;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use hashbrown::HashMap;
 use crate::receive::decode::{RawEvents, RawResource};
 use crate::registry::{Category, Event, Registry};
 use form::Names;
+use purposes::PurposesRule;
 
 pub use form::NAME_BYTES_MAX as CONSENT_NAME_BYTES_MAX;
 pub use options::{
@@ -85,6 +87,19 @@ pub enum ConsentError {
     Sources {
         /// How many.
         count: usize,
+    },
+    /// Registry and configuration contradict each other.
+    #[error(
+        "the purposes of {category} events are {declared} in schemas/, and {configured} in consent.purposes.{category}; take the \
+         latter out: what schemas/ says of a category holds"
+    )]
+    Category {
+        /// Of which category.
+        category: &'static str,
+        /// What the registry says.
+        declared: String,
+        /// What the configuration says.
+        configured: String,
     },
     /// A name stands for two purposes.
     #[error("consent.aliases: `{name}` is the name of a purpose itself, or stands there twice; take it out")]
@@ -153,6 +168,7 @@ impl ConsentPolicy {
     /// # Errors
     /// [`ConsentError`], where there is too much of something or a name is ambiguous.
     pub fn new(options: &ConsentOptions, registry: &Registry) -> Result<Self, ConsentError> {
+        purposes::check(options, registry)?;
         let (events, purposes) = needs(options, registry)?;
         let names = names(options, &purposes)?;
         let mut policy = Self {
@@ -336,19 +352,8 @@ fn bit(purposes: &[String], purpose: &str) -> u64 {
 
 /// What each event needs, and all purposes of which consent matters, by bit. Others can be named in values, and are skipped.
 fn needs(options: &ConsentOptions, registry: &Registry) -> Result<(Vec<Needs>, Vec<String>), ConsentError> {
-    let of = |event: &Event| -> Vec<String> {
-        let [product, operational, security] = &options.purposes;
-        let by_category = match event.category {
-            Category::Product => product,
-            Category::Operational => operational,
-            Category::Security => security,
-        };
-        let mut purposes = event.purposes.as_ref().unwrap_or(by_category).clone();
-        purposes.sort();
-        purposes.dedup();
-        purposes
-    };
-    let mut purposes: Vec<String> = registry.events().iter().flat_map(of).collect();
+    let of = |event: &Event| purposes::of_event(options, registry, event);
+    let mut purposes: Vec<String> = registry.events().iter().flat_map(|event| of(event).0).collect();
     purposes.push(options.amplitude.purpose.clone());
     purposes.sort();
     purposes.dedup();
@@ -356,13 +361,15 @@ fn needs(options: &ConsentOptions, registry: &Registry) -> Result<(Vec<Needs>, V
         return Err(ConsentError::Purposes { count: purposes.len() });
     }
     let event = |event: &Event| {
-        let names = of(event);
+        let (names, rule) = of(event);
         Needs {
             purposes: names.iter().fold(0, |all, purpose| all | bit(&purposes, purpose)),
             names,
-            basis: match event.purposes {
-                Some(_) => ConsentPolicy::REGISTRY,
-                None => ConsentPolicy::CONFIGURATION,
+            basis: match rule {
+                PurposesRule::Withdrawal | PurposesRule::Event | PurposesRule::Registry => {
+                    ConsentPolicy::REGISTRY
+                }
+                PurposesRule::Configuration(_) | PurposesRule::Default(_) => ConsentPolicy::CONFIGURATION,
             },
             withdrawal: event.withdrawal.is_some(),
         }

@@ -3,16 +3,20 @@
 //! Owns: the map's shape (its JSON is an interface) and building it from the gate. Does not own: its presentation
 //! (`app::catalogue`). It is the policy written out, so that one version of it can be looked up later.
 
+mod consent;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::rules::{Destination, LevelTreatments, Rule};
-use super::{Decision, EventPattern, Gate, GateOptions, ResourceMatch, Route, RouteTarget};
+use super::{EventPattern, Gate, GateOptions, ResourceMatch, Route, RouteTarget};
 use crate::registry::{
     Attribute, AttributeType, ENVELOPE_COLUMNS, Event, EventAttribute, LeakAction, Normalisation, Primitive,
     PrivacyLevel, Requirement, Treatment, Trust,
 };
+
+pub use consent::{MappedCategory, MappedConsent, MappedConsentSource, MappedWithdrawal};
 
 /// Changes when a field of the JSON changes its meaning.
 pub(super) const FORMAT: &str = "esker-datamap-1";
@@ -34,6 +38,9 @@ pub struct DataMap {
     pub tables: Vec<MappedTable>,
     /// Which events go where; the first that matches decides, and without one the primary table gets the event.
     pub routes: Vec<MappedRoute>,
+    /// What decides about consent. None in a map of a version that did not write it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub consent: Option<MappedConsent>,
     /// The columns that every row has besides its attributes.
     pub envelope: Vec<String>,
     /// Every declared event, by name.
@@ -122,6 +129,15 @@ pub struct MappedEvent {
     pub brief: String,
     /// False where the event as a whole is too sensitive to be stored.
     pub stored: bool,
+    /// The purposes to which consent is asked for; empty where it needs none. None in a map that does not tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub purposes: Option<Vec<String>>,
+    /// The rule that says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub purposes_rule: Option<String>,
+    /// Whose consent it withdraws or gives again, where it does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub withdrawal: Option<MappedWithdrawal>,
     /// What it may carry, by key. Anything else that it carries is dropped.
     pub attributes: Vec<MappedAttribute>,
 }
@@ -194,6 +210,7 @@ impl DataMap {
             levels: levels.into(),
             tables: tables.into_iter().map(with_policy).collect(),
             routes: gate.options.routes.iter().map(|route| mapped_route(gate, route)).collect(),
+            consent: Some(MappedConsent::of(gate)),
             envelope: ENVELOPE_COLUMNS.map(str::to_owned).into(),
             events: registry.events().iter().map(|event| mapped_event(gate, event)).collect(),
         }
@@ -261,7 +278,7 @@ fn mapped_route(gate: &Gate, route: &Route) -> MappedRoute {
         resource: resource
             .as_ref()
             .map(|ResourceMatch { key, value }| MappedResource { key: key.clone(), value: value.clone() }),
-        consent: consent.map(|consent| consent_name(consent).to_owned()),
+        consent: consent.map(|consent| consent.as_str().to_owned()),
         table: match target {
             RouteTarget::Drop => None,
             RouteTarget::Table(place) => gate.options.tables.get(*place).map(|table| table.name.clone()),
@@ -269,17 +286,8 @@ fn mapped_route(gate: &Gate, route: &Route) -> MappedRoute {
     }
 }
 
-/// A decision on consent, as rows have it.
-pub(super) fn consent_name(decision: Decision) -> &'static str {
-    match decision {
-        Decision::Granted => "granted",
-        Decision::Denied => "denied",
-        Decision::Unknown => "unknown",
-        Decision::NotRequired => "not_required",
-    }
-}
-
 fn mapped_event(gate: &Gate, event: &Event) -> MappedEvent {
+    let (purposes, purposes_rule) = consent::of_event(gate, event);
     let stored = event.privacy != PrivacyLevel::Sensitive;
     let attribute = |used: &EventAttribute| {
         let attribute = gate.registry().attributes().get(used.attribute)?;
@@ -291,6 +299,9 @@ fn mapped_event(gate: &Gate, event: &Event) -> MappedEvent {
         level: event.privacy.as_str().to_owned(),
         brief: event.brief.clone(),
         stored,
+        purposes: Some(purposes),
+        purposes_rule: Some(purposes_rule),
+        withdrawal: consent::withdrawal(gate, event),
         attributes: event.attributes.iter().filter_map(attribute).collect(),
     }
 }

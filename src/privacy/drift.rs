@@ -15,7 +15,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::scan::Scanner;
 use crate::receive::decode::{RawAttribute, RawValue};
 use crate::secret::DerivedKey;
 
@@ -400,10 +399,16 @@ impl fmt::Debug for Collector<'_> {
     }
 }
 
-/// A name from the wire as it may be shown, and kept on disk.
-pub(super) fn shown(name: &[u8], bytes_max: usize, scanner: &Scanner, key: &DerivedKey) -> String {
+/// A name from the wire as it may be shown, and kept on disk: as it is where it looks like a name that somebody wrote down in code
+/// and the leak scan finds nothing in it (`is_clean`), else its keyed hash.
+pub(super) fn shown(
+    name: &[u8],
+    bytes_max: usize,
+    is_clean: impl Fn(&str) -> bool,
+    key: &DerivedKey,
+) -> String {
     match std::str::from_utf8(name) {
-        Ok(text) if is_name(text, bytes_max) && scanner.is_clean(text) => text.to_owned(),
+        Ok(text) if is_name(text, bytes_max) && is_clean(text) => text.to_owned(),
         _ => {
             let code = key.mac(name);
             let digits = code.iter().take(HASH_DIGITS / 2).map(|byte| format!("{byte:02x}"));

@@ -176,6 +176,11 @@ impl TimeBounds {
         }
     }
 
+    /// When the request was received.
+    pub(super) fn now(&self) -> i64 {
+        self.now
+    }
+
     /// When the event happened: its time, else the time at which it was observed, else now. None where that is out of
     /// bounds: such a time is a fault of the sender's clock, and each would open a partition of its own.
     pub(super) fn event_time(&self, record: &RawRecord<'_>) -> Option<i64> {

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::coerce::{as_text, coerce};
-use super::datamap::consent_name;
 use super::envelope;
 use super::route::{Route, RouteTarget};
 use super::{
@@ -304,8 +303,7 @@ impl Explainer<'_, '_> {
         };
         let consent = self.row.and_then(|row| row.consent);
         let holds = |route: &Route| {
-            let consents =
-                route.consent.is_none_or(|one| consent.is_none() || consent == Some(consent_name(one)));
+            let consents = route.consent.is_none_or(|one| consent.is_none() || consent == Some(one.as_str()));
             consents && wanted.is_none_or(|wanted| route.target == wanted)
         };
         let route = self.gate.router.matching(event, category, &resource).find(|(_, route)| holds(route));

@@ -192,7 +192,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
         let uid = self.uid(record);
         self.set_aside(record, None, uid, digest, QuarantineReason::UndeclaredEvent);
-        EventOutcome::UndeclaredSetAside
+        EventOutcome::SetAside(QuarantineReason::UndeclaredEvent)
     }
 
     /// Notes an undeclared event and its attributes for the drift report; keys with a meaning of their own are none.
@@ -216,7 +216,11 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         if stated.level.max(Some(plan.level)) == Some(PrivacyLevel::Sensitive) {
             return EventOutcome::Sensitive;
         }
-        let Some(event_time) = self.bounds.event_time(record) else { return EventOutcome::TimeOutOfRange };
+        // A withdrawal is not lost to a wrong clock: it holds from its receipt.
+        let in_spite = || self.withdraws(event).then(|| self.bounds.now());
+        let Some(event_time) = self.bounds.event_time(record).or_else(in_spite) else {
+            return EventOutcome::TimeOutOfRange;
+        };
         let candidate = Candidate { record, event, event_time, digest, stated };
         self.attempt(plan, candidate, false)
     }
@@ -291,15 +295,10 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         if let Some(broken) = self.broken_contract(plan) {
             self.store.take_back();
             self.counter.forget_attributes();
-            let outcome = match broken {
-                QuarantineReason::Leak => EventOutcome::LeakSetAside,
-                QuarantineReason::MissingRequired => EventOutcome::MissingRequired,
-                _ => EventOutcome::WrongType,
-            };
             self.set_aside(record, Some(event), uid, candidate.digest, broken);
-            return outcome;
+            return EventOutcome::SetAside(broken);
         }
-        self.note_withdrawal(event);
+        self.note_withdrawal(event, candidate.event_time);
         let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
         let (scope_name, scope_implausible) =
             self.scopes.get(record.scope as usize).copied().unwrap_or_default();
@@ -343,6 +342,12 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         }
     }
 
+    /// True where an event withdraws consent.
+    fn withdraws(&self, event: u32) -> bool {
+        let declared = self.gate.registry.events().get(event as usize);
+        declared.is_some_and(|event| event.withdrawal.is_some_and(|one| !one.lifts))
+    }
+
     /// The column that names whose consent an event withdraws or gives again.
     fn subject_column(&self, event: u32) -> Option<u32> {
         let withdrawal = self.gate.registry.events().get(event as usize)?.withdrawal?;
@@ -350,12 +355,13 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
     }
 
     /// Notes whose consent the event withdraws or gives again.
-    fn note_withdrawal(&mut self, event: u32) {
+    fn note_withdrawal(&mut self, event: u32, made_micros: i64) {
         let Some(declared) = self.gate.registry.events().get(event as usize) else { return };
         let Some(withdrawal) = declared.withdrawal else { return };
         self.withdrawals.extend(self.store.subjects.drain(..).map(|subject| StatedWithdrawal {
             event_name: declared.name.clone(),
             subject,
+            made_micros,
             lifts: withdrawal.lifts,
         }));
     }

@@ -13,6 +13,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::drift::{self, EVENT_BYTES_MAX, KEY_BYTES_MAX};
 use super::json;
 use super::seal::{Randomness, Recipient, system_randomness};
 use crate::receive::decode::{RawAttribute, RawEvents, RawRecord, RawValue};
@@ -33,17 +34,10 @@ pub const FAULTS_MAX: usize = 16;
 /// Bytes of names, types and faults that are stored of one request; later events of it have none.
 pub const NAMES_BYTES_MAX: usize = 2 << 20;
 
-/// Longest attribute key, and longest claimed event name, that is stored as it came, bytes.
-const SHOWN_BYTES_MAX: usize = 64;
-/// More digits than this in one word of a name make it a number that somebody put there.
-const DIGITS_PER_WORD_MAX: usize = 4;
-/// Bytes of a name's hash, in hex.
-const HASH_BYTES: usize = 6;
-
 /// The name under which undeclared events are stored.
 pub const UNDECLARED: &str = "(undeclared)";
 
-/// Why an event is in quarantine.
+/// Why an event is in quarantine: the reason in its row, in reports and in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QuarantineReason {
     /// It lacks an attribute that its declaration requires.
@@ -219,7 +213,7 @@ impl Admission<'_> {
         QuarantinedEvent {
             event_id,
             declared_name: broken.declared_name.map(str::to_owned),
-            claimed_name: claims.then(|| self.shown(broken.record.name, broken)),
+            claimed_name: claims.then(|| self.shown(broken.record.name, EVENT_BYTES_MAX, broken)),
             occurred: broken.occurred,
             service_name: broken.service_name,
             reason: broken.reason,
@@ -274,7 +268,7 @@ impl Admission<'_> {
             json::separate(place, &mut types);
             match std::str::from_utf8(attribute.key) {
                 Ok(key) if (broken.is_declared)(attribute.key) => json::push_string(&mut names, key),
-                _ => json::push_string(&mut names, &self.shown(attribute.key, broken)),
+                _ => json::push_string(&mut names, &self.shown(attribute.key, KEY_BYTES_MAX, broken)),
             }
             json::push_string(&mut types, type_name(&attribute.value));
         }
@@ -284,29 +278,10 @@ impl Admission<'_> {
         (Some(detail).filter(|detail| !detail.is_empty()), Some(names), Some(types))
     }
 
-    /// A name from the wire as it may be stored: as it is where it looks like a name that somebody wrote down in code
-    /// (`[a-z][a-z0-9_]*(\.[a-z0-9_]+)*`, short, few digits, nothing that the leak scan knows), else `#` and 12 hex digits of
-    /// a keyed hash.
-    fn shown(&self, name: &[u8], broken: &Broken<'_, '_>) -> String {
-        match std::str::from_utf8(name) {
-            Ok(text) if is_name(text) && (broken.is_clean)(text) => text.to_owned(),
-            _ => {
-                let code = self.quarantine.name_key.mac(name);
-                format!("#{}", hex(code.get(..HASH_BYTES).unwrap_or(&code)))
-            }
-        }
+    /// A name from the wire as it may be stored: as the drift report shows it.
+    fn shown(&self, name: &[u8], bytes_max: usize, broken: &Broken<'_, '_>) -> String {
+        drift::shown(name, bytes_max, broken.is_clean, &self.quarantine.name_key)
     }
-}
-
-fn is_name(text: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
-    };
-    let few_digits = |word: &str| word.bytes().filter(u8::is_ascii_digit).count() <= DIGITS_PER_WORD_MAX;
-    text.len() <= SHOWN_BYTES_MAX
-        && text.starts_with(|first: char| first.is_ascii_lowercase())
-        && text.split('.').all(part)
-        && text.split(['.', '_']).all(few_digits)
 }
 
 /// An attribute value's type in OTLP's terms.

@@ -10,10 +10,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::consent::ConsentOptions;
-use super::datamap::{FORMAT, MappedRoute, MappedSettings, consent_name};
+use super::consent::purposes::PurposesRule;
+use super::datamap::{FORMAT, MappedRoute, MappedSettings};
 use super::{
     DataMap, Decision, Destination, EventPattern, Gate, GateOptions, LevelTreatments, MappedAttribute,
-    PolicyError, ResourceMatch, Route, RouteTarget, Rules, TableRules,
+    MappedCategory, MappedConsent, MappedEvent, MappedWithdrawal, PolicyError, ResourceMatch, Route,
+    RouteTarget, Rules, TableRules,
 };
 use crate::registry::{Category, Registry, RegistryError, Treatment};
 use crate::secret::Keyring;
@@ -87,8 +89,8 @@ impl DataMap {
             routes: self.routes.iter().map(|one| self.route(one)).collect::<Result<_, _>>()?,
             quarantine_broken: settings.quarantine_broken,
             quarantine_undeclared: settings.quarantine_undeclared,
-            // Not in the map: consent is decided by the defaults, and nothing is sealed.
-            consent: ConsentOptions::default(),
+            consent: self.consent.as_ref().map_or_else(ConsentOptions::default, MappedConsent::options),
+            // Not in the map: nothing is sealed.
             recipient: None,
         })
     }
@@ -145,13 +147,46 @@ impl DataMap {
                 "name": event.name,
                 "stability": "stable",
                 "brief": event.brief,
-                "annotations": {"esker": {"category": event.category, "privacy": event.level}},
+                "annotations": {"esker": event_annotations(event)},
                 "attributes": uses.collect::<Result<Vec<_>, RestoreError>>()?,
             }));
         }
         let attributes: Vec<Value> = attributes.collect();
-        Ok(json!({"file_format": "definition/2", "attributes": attributes, "events": events}).to_string())
+        let categories = self.consent.iter().flat_map(|consent| &consent.categories);
+        let groups: Vec<Value> = categories.filter(|one| one.is_declared()).map(category_group).collect();
+        Ok(json!({
+            "file_format": "definition/2",
+            "attributes": attributes,
+            "attribute_groups": groups,
+            "events": events,
+        })
+        .to_string())
     }
+}
+
+/// What the registry says of a category.
+fn category_group(one: &MappedCategory) -> Value {
+    json!({
+        "id": format!("category.{}", one.category),
+        "visibility": "public",
+        "stability": "stable",
+        "brief": "A category.",
+        "annotations": {"esker": {"category": one.category, "purposes": one.purposes}},
+    })
+}
+
+/// What an event declares of itself; what it leaves to its category is among the options.
+fn event_annotations(event: &MappedEvent) -> Value {
+    let mut esker = json!({"category": event.category, "privacy": event.level});
+    let Some(map) = esker.as_object_mut() else { return esker };
+    let is_declared = event.purposes_rule.as_deref() == Some(PurposesRule::Event.to_string().as_str());
+    if let Some(purposes) = event.purposes.as_ref().filter(|_| is_declared) {
+        map.insert("purposes".to_owned(), json!(purposes));
+    }
+    if let Some(MappedWithdrawal { subject, lifts }) = &event.withdrawal {
+        map.insert("withdrawal".to_owned(), json!({"subject": subject, "lifts": lifts}));
+    }
+    esker
 }
 
 fn definition(one: &MappedAttribute, owner: Option<&str>) -> Value {
@@ -212,7 +247,7 @@ fn treatment(shown: &str) -> Result<Value, RestoreError> {
 
 fn decision(name: &str) -> Option<Decision> {
     let all = [Decision::Granted, Decision::Denied, Decision::Unknown, Decision::NotRequired];
-    all.into_iter().find(|decision| consent_name(*decision) == name)
+    all.into_iter().find(|decision| decision.as_str() == name)
 }
 
 #[cfg(test)]
@@ -241,7 +276,9 @@ mod tests {
             Gate::new(Arc::new(Registry::load(&shipped).unwrap()), &key(), GateOptions::default()).unwrap();
         let tables =
             || vec![datamap::MappedTable { name: "product.events".to_owned(), ..Default::default() }];
-        for map in [datamap::tests::rich_map(), DataMap::of(&shipped, tables())] {
+        for map in
+            [datamap::tests::rich_map(), datamap::tests::consent_map(), DataMap::of(&shipped, tables())]
+        {
             let restored = map.restore(&key()).unwrap();
             assert_eq!(facts(&DataMap::of(&restored, map.tables.clone())), facts(&map));
         }

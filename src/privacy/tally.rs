@@ -3,6 +3,7 @@
 //! Owns: the closed sets of outcomes and their names, and counting by construction: each record is counted once, so
 //! received = cleared + dropped + rejected always holds. Does not own: metrics, messages. Nothing from the wire is in it.
 
+use super::quarantined::QuarantineReason;
 use crate::registry::Registry;
 
 /// What an event is counted under. Never a name from the wire.
@@ -58,48 +59,42 @@ pub enum EventOutcome {
     RoutedNowhere,
     /// The consent that it needs was refused or is not known, and the policy does not store it without.
     NoConsent,
-    /// The registry does not declare it, and the policy sets such events aside.
-    UndeclaredSetAside,
-    /// A required attribute has no value.
-    MissingRequired,
-    /// A value cannot be read as the declared type.
-    WrongType,
-    /// Something leaked into a value, and its declaration says that the event is then set aside.
-    LeakSetAside,
+    /// It is set aside, for this reason.
+    SetAside(QuarantineReason),
     /// It happened too long ago, or too far in the future.
     TimeOutOfRange,
 }
 
 impl EventOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Cleared,
         Self::Undeclared,
         Self::Unnamed,
         Self::Sensitive,
         Self::RoutedNowhere,
         Self::NoConsent,
-        Self::UndeclaredSetAside,
-        Self::MissingRequired,
-        Self::WrongType,
-        Self::LeakSetAside,
         Self::TimeOutOfRange,
+        Self::SetAside(QuarantineReason::MissingRequired),
+        Self::SetAside(QuarantineReason::TypeMismatch),
+        Self::SetAside(QuarantineReason::NotAMember),
+        Self::SetAside(QuarantineReason::InvalidValue),
+        Self::SetAside(QuarantineReason::Leak),
+        Self::SetAside(QuarantineReason::UndeclaredEvent),
     ];
 
-    /// Its name, as reports and metrics show it.
+    /// Its name, as reports and metrics show it; of an event that is set aside, the reason in its row.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cleared => "cleared",
-            Self::Undeclared | Self::UndeclaredSetAside => "undeclared",
+            Self::Undeclared => "undeclared",
             Self::Unnamed => "unnamed",
             Self::Sensitive => "sensitive",
             Self::RoutedNowhere => "routed_nowhere",
             Self::NoConsent => "no_consent",
-            Self::MissingRequired => "missing_required",
-            Self::WrongType => "wrong_type",
-            Self::LeakSetAside => "leak",
             Self::TimeOutOfRange => "time_out_of_range",
+            Self::SetAside(reason) => reason.as_str(),
         }
     }
 
@@ -111,10 +106,22 @@ impl EventOutcome {
             Self::Undeclared | Self::Unnamed | Self::Sensitive | Self::RoutedNowhere | Self::NoConsent => {
                 Verdict::Dropped
             }
-            Self::UndeclaredSetAside | Self::MissingRequired | Self::WrongType | Self::LeakSetAside => {
-                Verdict::Quarantined
-            }
+            Self::SetAside(_) => Verdict::Quarantined,
             Self::TimeOutOfRange => Verdict::Rejected,
+        }
+    }
+
+    /// Its place in [`EventOutcome::ALL`].
+    fn place(self) -> usize {
+        match self {
+            Self::Cleared => 0,
+            Self::Undeclared => 1,
+            Self::Unnamed => 2,
+            Self::Sensitive => 3,
+            Self::RoutedNowhere => 4,
+            Self::NoConsent => 5,
+            Self::TimeOutOfRange => 6,
+            Self::SetAside(reason) => 7 + reason as usize,
         }
     }
 }
@@ -281,7 +288,7 @@ impl SubjectTally {
     /// Records with this outcome.
     #[must_use]
     pub fn events(&self, outcome: EventOutcome) -> u64 {
-        self.events.get(outcome as usize).copied().unwrap_or(0)
+        self.events.get(outcome.place()).copied().unwrap_or(0)
     }
 
     /// Attributes of cleared records with this outcome.
@@ -360,7 +367,7 @@ impl Counter {
     pub(super) fn event(&mut self, subject: Subject, outcome: EventOutcome) {
         let place = self.place(subject);
         if let Some(tally) = self.tally.subjects.get_mut(place) {
-            if let Some(count) = tally.events.get_mut(outcome as usize) {
+            if let Some(count) = tally.events.get_mut(outcome.place()) {
                 *count += 1;
             }
             for attribute in &self.attributes {
@@ -426,7 +433,11 @@ mod tests {
             assert!(AttributeOutcome::ALL.iter().filter(|o| o.as_str() == outcome.as_str()).count() == 1);
         }
         for (place, outcome) in EventOutcome::ALL.iter().enumerate() {
-            assert_eq!(*outcome as usize, place);
+            assert_eq!(outcome.place(), place);
+            assert!(EventOutcome::ALL.iter().filter(|o| o.as_str() == outcome.as_str()).count() == 1);
+        }
+        for reason in QuarantineReason::ALL {
+            assert!(EventOutcome::ALL.contains(&EventOutcome::SetAside(reason)), "{reason:?}");
         }
     }
 

@@ -470,6 +470,29 @@ fn the_policy_version_follows_options_and_registry() {
 }
 
 #[test]
+fn a_policy_that_changes_consent_is_another_policy() {
+    let changes: [fn(&mut ConsentOptions); 9] = [
+        |_| {},
+        |consent| consent.purposes[0] = Some(vec!["marketing".to_owned()]),
+        |consent| consent.sources[0].form = SourceForm::Off,
+        |consent| consent.sources[0].purpose = Some("marketing".to_owned()),
+        |consent| consent.aliases.extend([("C1".to_owned(), "marketing".to_owned())]),
+        |consent| consent.gpc_denies.clear(),
+        |consent| consent.warehouse[1].denied = WarehouseRule::Drop,
+        |consent| consent.warehouse[0].unknown = WarehouseRule::StripIdentity,
+        |consent| consent.amplitude.unknown = true,
+    ];
+    let mut versions = std::collections::BTreeSet::new();
+    for change in changes {
+        let mut options = fixture::options();
+        change(&mut options.consent);
+        let gate = Gate::new(fixture::registry(), &key(), options).unwrap();
+        versions.insert(gate.policy_version().to_owned());
+    }
+    assert_eq!(versions.len(), changes.len());
+}
+
+#[test]
 fn debug_output_holds_no_value() {
     clear_with(&gate(), vec![Sent::named(COMMITTED).with("title", "marked")], |cleared| {
         assert!(!format!("{cleared:?} {:?}", cleared.events()).contains("marked"));

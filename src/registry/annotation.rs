@@ -46,6 +46,14 @@ pub(super) struct Consent {
     pub(super) withdrawal: Option<DeclaredWithdrawal>,
 }
 
+/// The purposes of a category's events that name none themselves.
+#[derive(Debug, Clone)]
+pub(super) struct CategoryPurposes {
+    pub(super) category: Category,
+    /// Sorted.
+    pub(super) purposes: Vec<String>,
+}
+
 /// `withdrawal`, before its subject is looked up.
 #[derive(Debug, Clone)]
 pub(super) struct DeclaredWithdrawal {
@@ -65,6 +73,30 @@ pub(super) fn consent(esker: &Map<String, Value>, place: &mut Place<'_>) -> Cons
         );
     }
     Consent { purposes: Some(Vec::new()), withdrawal: Some(withdrawal) }
+}
+
+/// What a group says for a whole category: `category` and `purposes`. A group that says so is nothing else: it has no attributes, so
+/// that no event seems to choose it.
+pub(super) fn category_purposes(
+    esker: &Map<String, Value>,
+    has_attributes: bool,
+    place: &mut Place<'_>,
+) -> Option<CategoryPurposes> {
+    known_keys(esker, &["category", "purposes"], "in `annotations.esker` of a group", place);
+    if has_attributes {
+        place.report(
+            "has both attributes and `annotations.esker`, which speaks for a whole category and not for the events that use the group",
+            "move the annotation to a public group without attributes",
+        );
+    }
+    let category = category(esker, place);
+    if !esker.contains_key("purposes") {
+        place.report(
+            "speaks for a category and does not name its `purposes`",
+            "add e.g. `purposes: [analytics]`, or `[]` where events of the category need no consent",
+        );
+    }
+    Some(CategoryPurposes { category, purposes: purposes(esker, place)? })
 }
 
 /// True where a purpose may have this name.

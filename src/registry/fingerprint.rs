@@ -7,7 +7,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Attribute, AttributeColumn, Event, EventAttribute, Withdrawal};
+use super::{Attribute, AttributeColumn, Category, Event, EventAttribute, Withdrawal};
 
 /// Counts up when the same description begins to mean something else.
 const DESCRIPTION_VERSION: u32 = 1;
@@ -16,8 +16,20 @@ const DESCRIPTION_VERSION: u32 = 1;
 const VERSION_BYTES: usize = 6;
 
 /// First 12 hex digits of the SHA-256 of the description.
-pub(super) fn version(attributes: &[Attribute], events: &[Event], columns: &[AttributeColumn]) -> String {
-    let digest = Sha256::digest(description(attributes, events, columns));
+pub(super) fn version(
+    attributes: &[Attribute],
+    events: &[Event],
+    columns: &[AttributeColumn],
+    category_purposes: &[Option<Vec<String>>; 3],
+) -> String {
+    let mut description = description(attributes, events, columns);
+    // Only where they are said, as with the purposes of events.
+    for (category, purposes) in Category::ALL.iter().zip(category_purposes) {
+        if let Some(purposes) = purposes {
+            description.push_str(&format!("category {category:?} purposes {purposes:?}\n"));
+        }
+    }
+    let digest = Sha256::digest(description);
     digest.iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 

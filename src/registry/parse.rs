@@ -55,6 +55,8 @@ pub(super) struct Definition {
 pub(super) struct Group {
     pub(super) file: String,
     pub(super) id: String,
+    /// What it says for a whole category.
+    pub(super) category: Option<annotation::CategoryPurposes>,
     pub(super) uses: Vec<Use>,
 }
 
@@ -233,13 +235,10 @@ fn group(file: &str, item: &Value, number: usize, place: &mut Place<'_>) -> Opti
         }
         _ => place.report("has no known `visibility`", "use internal or public"),
     }
-    if esker(map, &mut place).is_some() {
-        place.report(
-            "`annotations.esker` means nothing on a group",
-            "put it on the attribute, its ref or the event",
-        );
-    }
-    Some(Group { file: file.to_owned(), id: id.to_owned(), uses: uses(map, &mut place) })
+    let uses = uses(map, &mut place);
+    let esker = esker(map, &mut place);
+    let category = esker.and_then(|esker| annotation::category_purposes(esker, !uses.is_empty(), &mut place));
+    Some(Group { file: file.to_owned(), id: id.to_owned(), category, uses })
 }
 
 fn event(file: &str, item: &Value, number: usize, place: &mut Place<'_>) -> Option<EventDefinition> {

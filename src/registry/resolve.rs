@@ -69,6 +69,29 @@ pub(super) fn resolve(declared: &Declared, problems: &mut Vec<Problem>) -> Vec<R
     events.into_values().collect()
 }
 
+/// What groups say of whole categories, in the order of [`Category::ALL`].
+pub(super) fn categories(declared: &Declared, problems: &mut Vec<Problem>) -> [Option<Vec<String>>; 3] {
+    Category::ALL.map(|category| {
+        let mut said = declared.groups.iter().filter_map(|group| {
+            let one = group.category.as_ref().filter(|one| one.category == category)?;
+            Some((group, one))
+        });
+        let (first, purposes) = said.next()?;
+        for (group, _) in said {
+            Place::new(&group.file, &group.id, problems).report(
+                format!(
+                    "the purposes of the category {} are declared twice, also by {} in {}",
+                    category.as_str(),
+                    first.id,
+                    first.file
+                ),
+                "declare them once; an event with other purposes names its own",
+            );
+        }
+        Some(purposes.purposes.clone())
+    })
+}
+
 /// The public form of the events, once the attributes have their final places.
 pub(super) fn events(resolved: Vec<ResolvedEvent>, attributes: &[Attribute]) -> Vec<Event> {
     let places: HashMap<&str, usize> =

@@ -59,6 +59,30 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+WITHDRAWALS = """file_format: definition/2
+events:
+  - name: privacy.consent.withdrawn
+    stability: stable
+    requirement_level: recommended
+    brief: A user withdrew consent.
+    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id}}}
+    attributes: [{ref: user.id, requirement_level: required}]
+  - name: privacy.consent.given
+    stability: stable
+    requirement_level: recommended
+    brief: A user gave consent again.
+    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id, lifts: true}}}
+    attributes: [{ref: user.id, requirement_level: required}]
+"""
+
+
+def registry_with_withdrawals(folder: Path, of: Path = SCHEMAS) -> Path:
+    """A registry that has `user.id`, with events by which users withdraw consent and give it again."""
+    shutil.copytree(of, folder)
+    (folder / "withdrawals.yaml").write_text(WITHDRAWALS)
+    return folder
+
+
 def grown_registry(folder: Path) -> Path:
     """The tests' registry as a team would have edited it later: more attributes, one more event."""
     folder.mkdir(parents=True)

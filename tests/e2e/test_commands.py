@@ -1,6 +1,7 @@
 """`esker check | explain | status | learn | catalogue`, `--help`, and the exit codes: 0 done, 1 failed, 2 bad usage or configuration."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,26 @@ def test_check_names_what_is_wrong(homes, change, said):
         assert part in done.stderr
 
 
+def test_what_registry_and_configuration_say_of_a_category_may_not_differ(homes):
+    home = homes("categories")
+    folder = home / "schemas"
+    shutil.copytree(SCHEMAS, folder)
+    group = "{id: %s, visibility: public, stability: stable, brief: For., annotations: {esker: {category: product, purposes: [care]}}}"
+    (folder / "categories.yaml").write_text("file_format: definition/2\nattribute_groups:\n  - " + group % "category.product" + "\n")
+    service = Esker(home, folder)
+    data = json.loads(service.run("catalogue", "--format", "json").stdout)
+    assert data["consent"]["categories"][0]["purposes_rule"] == "purposes of the category in schemas/"
+    service.sections["consent"] = {"purposes": {"product": ["analytics"]}}
+    service.write_config()
+    for command in ("check", "serve"):
+        done = service.run(command)
+        assert done.returncode == 2 and "[care] in schemas/" in done.stderr and "consent.purposes.product" in done.stderr, done.stderr
+    with open(folder / "categories.yaml", "a") as file:
+        file.write("  - " + group % "category.again" + "\n")
+    done = service.run("check")
+    assert done.returncode == 2 and "declared twice" in done.stderr and "categories.yaml" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -134,7 +155,7 @@ def explained(service: Esker, tmp_path, *records: dict) -> list[dict]:
 def test_explain_says_what_happens_to_each_attribute_and_why(idle, tmp_path):
     attributes = {"test.seq": 1, "user.id": "u1", "user.email": "a@b.c", "not.declared": 1, "test.plan": "gold"}
     (event,) = explained(idle, tmp_path, otlp.json_record("test.order.placed", attributes))
-    assert (event["name"], event["verdict"], event["reason"]) == ("test.order.placed", "quarantined", "wrong_type")
+    assert (event["name"], event["verdict"], event["reason"]) == ("test.order.placed", "quarantined", "not_a_member")
     reasons = {item["key"]: item["reason"] for item in event["attributes"]}
     assert reasons == {
         "test.seq": "kept",
@@ -302,6 +323,45 @@ def test_learn_proposes_a_file_that_passes_the_check(esker, tmp_path):
     assert grown.stop() == 0
 
 
+def test_learn_as_a_patch_is_applied_and_passes_the_check(esker, tmp_path):
+    service = esker().start()
+    records = [
+        otlp.record("test.order.placed", {"test.seq": 1, "order.note": "bob@example.org", "user.nickname": "bob"}),
+        otlp.record("test.login.failed", {"order.note": "x"}),
+        otlp.record("new.thing.done", {"test.seq": 1}),
+    ]
+    assert service.post(otlp.encoded(*records)).status == 200
+    assert service.stop() == 0
+    patch = tmp_path / "proposed.patch"
+    done = service.run("learn", "--patch", "--out", str(patch))
+    assert done.returncode == 0, done.stderr
+    text = patch.read_text()
+    assert "--- a/events.yaml" in text and "+++ b/learned.yaml" in text and "bob" not in text
+    removed = [line for line in text.splitlines() if line.startswith("-") and not line.startswith("---")]
+    assert removed == [], "only lines are added"
+    tools = [lambda folder: ["patch", "-p1", "-d", str(folder), "-i", str(patch)], lambda folder: ["git", "apply", f"--directory={folder.name}", str(patch)]]
+    for number, tool in enumerate(tools):
+        folder = tmp_path / f"schemas{number}"
+        shutil.copytree(SCHEMAS, folder)
+        command = tool(folder)
+        if shutil.which(command[0]) is None:
+            continue
+        applied = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)})
+        assert applied.returncode == 0, applied.stdout + applied.stderr
+        grown = esker(schemas=folder)
+        checked = grown.run("check")
+        assert checked.returncode == 0, checked.stderr
+        assert "new.thing.done" in grown.run("catalogue").stdout
+    # Nothing of it is undeclared any more, and what is personal by its name is not stored.
+    grown.start()
+    assert grown.post(otlp.encoded(*records)).status == 200
+    grown.wait_settled()
+    assert grown.stop() == 0
+    drift = json.loads(grown.run("status", "--format", "json").stdout)["drift"]
+    assert (drift["event_records"], drift["attribute_records"]) == (0, 0)
+    assert lake.query(grown.table, "SELECT count(*) FROM events") == [(3,)]
+
+
 def test_catalogue_as_markdown_and_json(idle, tmp_path):
     done = idle.run("catalogue")
     assert done.returncode == 0, done.stderr
@@ -312,6 +372,8 @@ def test_catalogue_as_markdown_and_json(idle, tmp_path):
     (event,) = (event for event in data["events"] if event["name"] == "test.login.failed")
     treatments = {item["key"]: item["treatments"]["warehouse"] for item in event["attributes"]}
     assert treatments["user.id"] == "pseudonymise" and treatments["auth.token"] == "drop"
+    assert (event["purposes"], event["purposes_rule"]) == ([], "default for security")
+    assert data["consent"]["categories"][0] == {"category": "product", "purposes": ["analytics"], "purposes_rule": "default for product", "denied": "strip_identity", "unknown": "store"}
     assert not idle.data.exists(), "the catalogue touches no data"
 
 

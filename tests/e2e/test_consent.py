@@ -1,37 +1,17 @@
 """Consent, withdrawal, quarantine and replay, as DuckDB finds them in the tables afterwards."""
 
 import json
-import shutil
+import time
 
 import lake
 import otlp
 import pytest
-from harness import SCHEMAS
-
-WITHDRAWALS = """file_format: definition/2
-events:
-  - name: test.consent.withdrawn
-    stability: stable
-    requirement_level: recommended
-    brief: A user withdrew consent.
-    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id}}}
-    attributes: [{ref: user.id, requirement_level: required}]
-  - name: test.consent.given
-    stability: stable
-    requirement_level: recommended
-    brief: A user gave consent again.
-    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id, lifts: true}}}
-    attributes: [{ref: user.id, requirement_level: required}]
-"""
+from harness import registry_with_withdrawals
 
 
 @pytest.fixture
 def registry(tmp_path):
-    """The tests' registry, with events that withdraw consent and give it again."""
-    folder = tmp_path / "schemas"
-    shutil.copytree(SCHEMAS, folder)
-    (folder / "withdrawals.yaml").write_text(WITHDRAWALS)
-    return folder
+    return registry_with_withdrawals(tmp_path / "schemas")
 
 
 def order(seq: int, **attributes):
@@ -86,7 +66,7 @@ def test_an_event_without_consent_can_be_dropped(esker):
 def test_a_withdrawal_holds_after_a_kill_and_a_rotation_until_it_is_lifted(esker, registry):
     service = esker(schemas=registry, flush={"max_age": "1h"}).start()
     send(service, order(1, user__id="bob"), order(2, user__id="alice"))
-    send(service, otlp.record("test.consent.withdrawn", {"user.id": "bob"}))
+    send(service, otlp.record("privacy.consent.withdrawn", {"user.id": "bob"}))
     send(service, order(3, user__id="bob", consent__granted=["analytics"]), order(4, user__id="alice"))
     # Nothing was committed yet: the withdrawal is in the log alone.
     service.kill()
@@ -98,7 +78,7 @@ def test_a_withdrawal_holds_after_a_kill_and_a_rotation_until_it_is_lifted(esker
     # Now it is in the table alone, and was made under another key.
     service.start()
     send(service, order(6, user__id="bob"), order(7, user__id="alice"))
-    send(service, otlp.record("test.consent.given", {"user.id": "bob"}))
+    send(service, otlp.record("privacy.consent.given", {"user.id": "bob"}))
     send(service, order(8, user__id="bob", consent__granted=["analytics"]))
     assert service.stop() == 0
     stored = orders(service)
@@ -107,8 +87,58 @@ def test_a_withdrawal_holds_after_a_kill_and_a_rotation_until_it_is_lifted(esker
     assert stored[8][0] == "granted"
     rows = lake.query(service.table.parent / "events_withdrawals", "SELECT event_name, lifts, subject FROM events ORDER BY event_time")
     # Under each key of the ring, so that it is found again whichever key made a row.
-    assert [row[:2] for row in rows] == [("test.consent.withdrawn", False)] + 2 * [("test.consent.given", True)]
+    assert [row[:2] for row in rows] == [("privacy.consent.withdrawn", False)] + 2 * [("privacy.consent.given", True)]
     assert len({row[2] for row in rows}) == 2 and all(row[2].startswith("e1_") for row in rows)
+
+
+# As docs/consent.md has it.
+WHO_IS_WITHDRAWN = """
+WITH said AS (
+  SELECT subject, lifts, event_time AS received, least(coalesce(made_time, event_time), event_time) AS made FROM events
+), withdrawals AS (SELECT subject, max(made) AS made, max(received) AS received FROM said WHERE NOT lifts GROUP BY subject),
+lifts AS (SELECT subject, max(made) AS made, arg_max(received, (made, received)) AS received FROM said WHERE lifts GROUP BY subject)
+SELECT w.subject FROM withdrawals w LEFT JOIN lifts l USING (subject)
+WHERE l.subject IS NULL OR l.made <= w.made OR l.received < w.received
+"""
+
+
+def test_the_order_of_withdrawals_and_lifts_is_the_same_after_a_restart(esker, registry):
+    service = esker(schemas=registry, flush={"max_age": "1h"}).start()
+    now = time.time_ns()
+    minutes = 60 * 10**9
+
+    def said(user: str, lifts: bool, made: int):
+        send(service, otlp.record("privacy.consent.given" if lifts else "privacy.consent.withdrawn", {"user.id": user}, nanos=now + made * minutes))
+
+    # Whether each is withdrawn afterwards.
+    expected = {"kept": False, "withdrew": True, "returned": False, "late-lift": True, "late-lift-of-old": False, "late-withdrawal": True, "future-lift": True, "broken-clock": True}
+    said("withdrew", False, -30)
+    said("returned", False, -30), said("returned", True, -20)
+    said("late-lift", False, -30), said("late-lift", True, -40)
+    said("late-lift-of-old", False, -30), said("late-lift-of-old", True, -10)
+    said("late-withdrawal", True, -20), said("late-withdrawal", False, -30)
+    said("future-lift", True, 600), said("future-lift", False, 0)
+    said("broken-clock", False, 60 * 24 * 30)
+    users = list(expected)
+
+    def stopped(first: int) -> dict[str, bool]:
+        send(service, *(order(first + place, user__id=user, consent__granted=["analytics"]) for place, user in enumerate(users)))
+        assert service.stop() == 0
+        stored = orders(service)
+        return {user: stored[first + place][1] == "withdrawal" for place, user in enumerate(users)}
+
+    # From the log alone, which nothing was committed from yet.
+    service.kill()
+    service.start()
+    assert stopped(100) == expected
+    # From the table alone.
+    service.start()
+    assert stopped(200) == expected
+    table = service.table.parent / "events_withdrawals"
+    assert len(lake.query(table, WHO_IS_WITHDRAWN)) == sum(expected.values())
+    ((ahead,),) = lake.query(table, "SELECT count(*) FROM events WHERE made_time > event_time")
+    assert ahead == 1, "the lift from the future; the withdrawal out of bounds has the time of its receipt"
+    assert lake.query(service.table, "SELECT count(*) FROM events WHERE consent_basis = 'withdrawal' AND user_id IS NOT NULL") == [(0,)]
 
 
 def test_a_broken_event_is_sealed_listed_repaired_and_replayed(esker, tmp_path):

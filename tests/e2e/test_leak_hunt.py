@@ -16,22 +16,11 @@ import lake
 import leak_hunt
 import otlp
 import pytest
-from harness import REPO, free_ports, request
+from harness import REPO, free_ports, registry_with_withdrawals, request
 from leak_hunt import KEPT, Maker, finds
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
 
 SCHEMAS = REPO / "schemas"
-# Subjects that withdraw consent leave rows of their own.
-WITHDRAWALS = """file_format: definition/2
-events:
-  - name: privacy.consent.withdrawn
-    stability: stable
-    requirement_level: recommended
-    brief: A user withdrew consent.
-    annotations: {esker: {category: product, purposes: [], withdrawal: {subject: user.id}}}
-    attributes: [{ref: user.id, requirement_level: required}]
-"""
-
 ROUNDS = 4
 REQUESTS_A_ROUND = 25
 
@@ -186,11 +175,8 @@ class Hunt:
 
 @pytest.fixture
 def registry(tmp_path):
-    """The repository's `schemas/`, and an event that withdraws consent."""
-    folder = tmp_path / "schemas"
-    shutil.copytree(SCHEMAS, folder)
-    (folder / "withdrawals.yaml").write_text(WITHDRAWALS)
-    return folder
+    """The repository's `schemas/`; subjects that withdraw consent leave rows of their own."""
+    return registry_with_withdrawals(tmp_path / "schemas", SCHEMAS)
 
 
 @pytest.mark.timeout(600)

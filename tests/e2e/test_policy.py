@@ -109,10 +109,10 @@ def test_explain_names_what_breaks_the_contract(homes, tmp_path):
     file = tmp_path / "request.json"
     file.write_bytes(otlp.json_export(otlp.json_record("test.order.placed", {"test.seq": "marker-word", "user.id": "marker-user"})))
     (event,) = json.loads(service.run("explain", str(file), "--format", "json").stdout)
-    assert (event["verdict"], event["reason"], event["faults"]) == ("quarantined", "wrong_type", ["test.seq"])
+    assert (event["verdict"], event["reason"], event["faults"]) == ("quarantined", "type_mismatch", ["test.seq"])
     assert all(one["stored"] is None for one in event["attributes"])
     text = service.run("explain", str(file)).stdout
-    assert "quarantined, wrong_type: test.seq" in text and "marker-" not in text
+    assert "quarantined, type_mismatch: test.seq" in text and "marker-" not in text
 
 
 def test_a_change_of_policy_is_tried_on_samples(served, tmp_path):
@@ -169,6 +169,30 @@ def test_a_type_that_serve_would_refuse_is_exit_code_1(served, tmp_path):
     assert code == 1 and "test_ratio" in said, "as it says"
 
 
+def test_a_column_that_would_mix_plain_values_and_pseudonyms_is_told(served, tmp_path):
+    change = ('brief: "Free text.", annotations: {esker: {privacy: internal}}', 'brief: "Free text.", annotations: {esker: {privacy: pseudonymous}}')
+    mixed = {"table": "product.events", "column": "test_text", "attribute": "test.text", "before": "keep", "after": "pseudonymise"}
+    assert "mixed" not in served.run("check", "--against", "table").stdout and "pseudonyms of" not in served.log()
+    served.schemas = registry(tmp_path / "schemas", change)
+    served.write_config()
+    assert against(served, "table")["mixed_columns"] == [mixed]
+    folder = samples(tmp_path / "samples", otlp.json_record("test.order.placed", ORDER))
+    assert against(served, folder)["mixed_columns"] == [mixed]
+    said = served.run("check", "--against", "table").stdout
+    assert "mixed column       column test_text of product.events holds plain values (treatment keep)" in said
+    before = len(served.log())
+    served.start()
+    warning = next(line for line in served.log()[before:].splitlines() if "test_text" in line)
+    assert "WARN" in warning.upper() and "test.text" in warning and "pseudonymise" in warning and "docs/policy.md" in warning
+    assert served.post(otlp.encoded(otlp.record("test.order.placed", ORDER))).status == 200
+    assert served.stop() == 0
+    assert sorted(row[0].startswith("e1_") for row in lake.query(served.table, "SELECT test_text FROM events")) == [False, True]
+    # The newest rows are of this policy now, so that there is nothing to say any more.
+    before = len(served.log())
+    served.start()
+    assert served.stop() == 0 and "pseudonyms of" not in served.log()[before:]
+
+
 def test_baselines_by_file_and_none(served, homes, tmp_path):
     fresh = Esker(homes("no-baseline"))
     folder = samples(tmp_path / "samples", otlp.json_record("test.order.placed", ORDER))
@@ -183,6 +207,35 @@ def test_baselines_by_file_and_none(served, homes, tmp_path):
     bad.write_text('{"format": "marker-format"}')
     done = fresh.run("check", "--against", str(folder), "--baseline", str(bad))
     assert done.returncode == 1 and "bad.json" in done.stderr
+
+
+def test_the_consent_of_the_stored_policy_decides(served, tmp_path):
+    served.sections["consent"] = {"purposes": {"product": ["statistics"]}, "aliases": {"C0002": "statistics"}, "warehouse": {"product": {"denied": "drop"}}}
+    served.write_config()
+    served.start()
+    assert served.post(otlp.encoded(otlp.record("test.order.placed", {**ORDER, "consent.granted": ["C0002"]}))).status == 200
+    assert served.stop() == 0
+    records = [otlp.json_record("test.order.placed", {**ORDER, "consent.granted": names}) for names in ('["C0002"]', '["marketing"]')]
+    folder = samples(tmp_path / "samples", *records)
+    same = against(served, folder)
+    assert (same["events"], same["attributes"], same["notes"]) == ([], [], [])
+    served.sections["consent"]["warehouse"] = {"product": {"denied": "store"}}
+    served.write_config()
+    (event,) = against(served, folder)["events"]
+    assert (event["change"], event["before"], event["count"]) == ("newly_kept", "dropped, no_consent", 1)
+    changes = {one["event"]: (one["change"], one["before"], one["after"]) for one in against(served, "table")["events"]}
+    assert changes["test.order.placed"] == ("consent", "needs statistics; denied: drop, unknown: store", "needs statistics; denied: store, unknown: store")
+
+    # A map that an earlier version wrote.
+    [old] = (path for path in (served.data / "policies").iterdir() if '"C0002"' in path.read_text())
+    data = json.loads(old.read_text())
+    del data["consent"]
+    for event in data["events"]:
+        event.pop("purposes"), event.pop("purposes_rule"), event.pop("withdrawal", None)
+    silent = tmp_path / "silent.json"
+    silent.write_text(json.dumps(data))
+    (note,) = against(served, folder, "--baseline", silent)["notes"]
+    assert "did not write down consent" in note and "defaults" in note
 
 
 @pytest.mark.parametrize("arguments", [["--baseline", "x.json"], ["--against"]])

@@ -1,6 +1,8 @@
 //! The data map as a document: a record of processing that a privacy officer can read and file.
 //!
-//! Owns: its sections, their order and their words. Does not own: any fact in it (`privacy::DataMap`).
+//! Owns: its sections, their order and their words; consent has a file of its own. Does not own: any fact in it (`privacy::DataMap`).
+
+mod consent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -70,7 +72,8 @@ pub(super) fn document(map: &DataMap) -> String {
     let common = common(map);
     let mut text = String::new();
     head(&mut text, map);
-    purposes(&mut text, map);
+    categories(&mut text, map);
+    consent::section(&mut text, map);
     levels(&mut text, map);
     storage(&mut text, map);
     routes(&mut text, map);
@@ -132,7 +135,7 @@ fn head(text: &mut String, map: &DataMap) {
     }
 }
 
-fn purposes(text: &mut String, map: &DataMap) {
+fn categories(text: &mut String, map: &DataMap) {
     text.push_str("\n## Categories\n\n| Category | What it is for | Events |\n|---|---|---:|\n");
     for (category, purpose) in CATEGORIES {
         let count = map.events.iter().filter(|event| event.category == category).count();
@@ -278,6 +281,7 @@ fn event(text: &mut String, event: &MappedEvent, common: &[&MappedAttribute]) {
         writeln!(text, "\nThe event as a whole is {}: each of its attributes is at least that.", event.level)
             .ok();
     }
+    consent::of_event(text, event);
     let is_common = |one: &MappedAttribute| common.iter().any(|known| same_use(known, one));
     let own: Vec<&MappedAttribute> = event.attributes.iter().filter(|one| !is_common(one)).collect();
     text.push('\n');
@@ -473,7 +477,8 @@ mod tests {
 
     #[test]
     fn every_row_of_a_table_has_as_many_cells_as_its_head() {
-        for text in [document(&shipped()), document(&small("", "a | b `c` <d> \\ *e*"))] {
+        let consent = crate::privacy::consent_datamap_for_tests();
+        for text in [document(&shipped()), document(&consent), document(&small("", "a | b `c` <d> \\ *e*"))] {
             let mut cells = None;
             for line in text.lines() {
                 if !line.starts_with('|') {
@@ -531,6 +536,31 @@ mod tests {
         assert!(text.contains("| 1 | security | `b.*` | `region` is `eu` | any | `eu.events` |"), "{text}");
         assert!(text.contains("| 2 | any | `b.failed` | any | any | **nowhere: dropped** |"));
         assert!(document(&shipped()).contains("Every event goes to `product.events`."));
+    }
+
+    #[test]
+    fn the_document_says_what_events_are_for_and_what_happens_without_consent() {
+        let text = document(&crate::privacy::consent_datamap_for_tests());
+        for said in [
+            "| marketing |  | 1 |",
+            "| statistics | `C0002` | 1 |",
+            "| none: no consent is asked for |  | 1 |",
+            "| product | statistics | consent.purposes.product | drop | strip_identity |",
+            "with consent to the purpose orders. Events of which nothing says whether it was given may go there",
+            "| `c.left` | `user.id` | consent is withdrawn |",
+            "| security | safety | purposes of the category in schemas/ | drop | store |",
+            "Purposes: marketing, orders (purposes in schemas/).",
+            "Purposes: none: needs no consent (purposes in schemas/).",
+            "By this event the person in `user.id` gives consent again.",
+            "`opted.*`",
+            "*Global Privacy Control* refuses marketing.",
+        ] {
+            assert!(text.contains(said), "{said}\n{text}");
+        }
+        assert!(!text.contains("`ad_storage`"), "that source is off");
+        assert!(document(&shipped()).contains("No event is declared by which somebody withdraws consent"));
+        let old = DataMap { consent: None, ..shipped() };
+        assert!(document(&old).contains("did not write down consent"));
     }
 
     #[test]

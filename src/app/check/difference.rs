@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::super::mixed::MixedColumn;
 use super::policies::{Stored, throw_away_keys};
 use crate::privacy::{DataMap, Gate, MappedAttribute};
 
@@ -29,6 +30,16 @@ impl Side {
             .restore(&throw_away_keys()?)
             .with_context(|| format!("the baseline {}", stored.from))?;
         Ok(Self { gate: Some(gate), map: stored.map.clone() })
+    }
+
+    /// What is assumed of the policy where its map does not tell.
+    pub(super) fn assumptions(&self) -> Option<String> {
+        let is_silent = !self.map.format.is_empty() && self.map.consent.is_none();
+        is_silent.then(|| {
+            "the baseline was written by a version that did not write down consent: it is compared as if it had this version's \
+             defaults, no purposes on events and no withdrawals"
+                .to_owned()
+        })
     }
 
     /// An attribute, as an event uses it.
@@ -58,6 +69,7 @@ fn nothing() -> DataMap {
         levels: Vec::new(),
         tables: Vec::new(),
         routes: Vec::new(),
+        consent: None,
         envelope: Vec::new(),
         events: Vec::new(),
     }
@@ -86,6 +98,8 @@ pub(super) struct Comparison {
     pub(super) columns_no_longer_filled: Vec<String>,
     /// Columns that the table would get.
     pub(super) columns_new: Vec<String>,
+    /// Columns that hold plain values and would get pseudonyms, or the other way round.
+    pub(super) mixed_columns: Vec<MixedColumn>,
     /// Why a start would be refused.
     pub(super) refusals: Vec<String>,
     /// What the comparison cannot tell.
@@ -116,6 +130,8 @@ pub(super) enum Change {
     Type,
     /// Would be stored in another table.
     Table,
+    /// Its purposes, or what becomes of it without consent, are others.
+    Consent,
     /// Is not stored in either case, for different reasons.
     Reason,
     /// Is declared now.
@@ -133,6 +149,7 @@ impl Change {
             Self::Treatment => "treatment",
             Self::Type => "type",
             Self::Table => "table",
+            Self::Consent => "consent",
             Self::Reason => "reason",
             Self::New => "new",
             Self::Removed => "removed",
@@ -241,6 +258,9 @@ pub(super) fn text(comparison: &Comparison) -> String {
             writeln!(text, "{what:<18} {column}").ok();
         }
     }
+    for mixed in &comparison.mixed_columns {
+        writeln!(text, "{:<18} {mixed}", "mixed column").ok();
+    }
     for refusal in &comparison.refusals {
         writeln!(text, "{:<18} {refusal}", "refused").ok();
     }
@@ -259,6 +279,7 @@ impl Comparison {
             && self.attributes.is_empty()
             && self.columns_no_longer_filled.is_empty()
             && self.columns_new.is_empty()
+            && self.mixed_columns.is_empty()
             && self.refusals.is_empty()
     }
 }

@@ -38,6 +38,7 @@ pub(super) fn compare(
         }
         _ => comparison.notes.push(format!("there is no table {name} yet; its columns were not compared")),
     }
+    consent_notes(&before.map, &after.map, &mut comparison.notes);
     if before.map.routes != after.map.routes && !before.map.format.is_empty() {
         comparison.notes.push(
             "the routes differ: which events reach this table depends on what arrives; compare samples to see it".to_owned(),
@@ -74,9 +75,45 @@ fn changes(
         if let Some(change) = change {
             counter.event(change, name, shown(was), shown(now), 0);
         }
+        if let (Some(was), Some(now)) = (was, now)
+            && let (Some(was), Some(now)) = (consent(before, was), consent(after, now))
+            && was != now
+        {
+            counter.event(Change::Consent, name, &was, &now, 0);
+        }
         attributes(&mut counter, name, (was, now), table);
     }
     counter.into_changes()
+}
+
+/// What an event needs, and what becomes of it without; None where the map does not tell.
+fn consent(map: &DataMap, event: &MappedEvent) -> Option<String> {
+    let rules = map.consent.as_ref()?.category(&event.category)?;
+    if let Some(withdrawal) = &event.withdrawal {
+        let what = if withdrawal.lifts { "gives again" } else { "withdraws" };
+        return Some(format!("{what} the consent of {}", withdrawal.subject));
+    }
+    let purposes = event.purposes.as_ref()?;
+    if purposes.is_empty() {
+        return Some("needs none".to_owned());
+    }
+    let (denied, unknown) = (rules.denied.as_str(), rules.unknown.as_str());
+    Some(format!("needs {}; denied: {denied}, unknown: {unknown}", purposes.join(", ")))
+}
+
+/// What of consent holds for all events alike.
+fn consent_notes(before: &DataMap, after: &DataMap, notes: &mut Vec<String>) {
+    let (Some(was), Some(now)) = (&before.consent, &after.consent) else { return };
+    if was.sources != now.sources || was.aliases != now.aliases || was.gpc_denies != now.gpc_denies {
+        notes.push(
+            "where consent is read, or how, differs: which events lack it depends on what arrives; compare samples to see it"
+                .to_owned(),
+        );
+    }
+    if was.withdrawals != now.withdrawals {
+        let now = if now.withdrawals { "can now" } else { "can no longer" };
+        notes.push(format!("people {now} withdraw consent by an event"));
+    }
 }
 
 fn attributes(
@@ -150,6 +187,34 @@ mod tests {
         let [one] = attributes.as_slice() else { panic!("{attributes:?}") };
         assert_eq!((one.change, one.attribute.as_str()), (Change::NewlyKept, "a.mail"));
         assert_eq!((one.before.as_str(), one.after.as_str(), one.count), ("drop", "pseudonymise", 0));
+    }
+
+    #[test]
+    fn another_purpose_and_another_rule_without_consent_are_told() {
+        let before = crate::privacy::datamap_for_tests();
+        let mut after = before.clone();
+        after.events[0].purposes = Some(vec!["marketing".to_owned()]);
+        let (events, attributes) = changes(&before, &after, "product.events");
+        let [one] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!((one.change, one.event.as_str(), attributes.len()), (Change::Consent, "a.done", 0));
+        assert_eq!(one.before, "needs analytics; denied: strip_identity, unknown: store");
+        assert_eq!(one.after, "needs marketing; denied: strip_identity, unknown: store");
+        let mut after = before.clone();
+        let consent = after.consent.as_mut().unwrap();
+        consent.categories[0].unknown = crate::privacy::WarehouseRule::Drop;
+        consent.withdrawals = true;
+        consent.gpc_denies.clear();
+        let (events, _) = changes(&before, &after, "product.events");
+        assert_eq!(events[0].after, "needs analytics; denied: strip_identity, unknown: drop");
+        assert_eq!(events.len(), 1, "an event that needs no consent is not touched");
+        let mut notes = Vec::new();
+        consent_notes(&before, &after, &mut notes);
+        assert!(
+            notes[0].contains("where consent is read") && notes[1].contains("can now withdraw"),
+            "{notes:?}"
+        );
+        let silent = DataMap { consent: None, ..before.clone() };
+        assert_eq!(changes(&silent, &after, "product.events").0, vec![], "nothing to compare with");
     }
 
     #[test]

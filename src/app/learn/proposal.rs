@@ -40,7 +40,7 @@ pub(super) struct Proposal {
     /// New events by name, with their keys.
     events: BTreeMap<String, (Seen, BTreeSet<String>)>,
     /// Keys that declared events lack.
-    additions: BTreeMap<String, BTreeSet<String>>,
+    pub(super) additions: BTreeMap<String, BTreeSet<String>>,
     /// Names that cannot be declared as they are, and why.
     left_out: BTreeMap<String, String>,
     hashed: BTreeSet<String>,
@@ -146,14 +146,19 @@ impl Proposal {
         self.additions.retain(|_, keys| !keys.is_empty());
     }
 
-    /// Leaves out what the registry refuses, until it takes the rest; gives the file's text.
+    /// True where a file is needed: for what no file declares.
+    pub(super) fn declares_something(&self) -> bool {
+        !self.attributes.is_empty() || !self.events.is_empty()
+    }
+
+    /// Leaves out what the registry refuses, until it takes the rest.
     pub(super) fn settle(
         mut self,
         check: impl Fn(&str) -> Result<Registry, RegistryError>,
-    ) -> Result<String, RegistryError> {
+    ) -> Result<Self, RegistryError> {
         loop {
             let text = self.text();
-            let Err(error) = check(&text) else { return Ok(text) };
+            let Err(error) = check(&text) else { return Ok(self) };
             let of_proposal = error.problems().iter().filter(|problem| problem.file == LABEL);
             let refused: Vec<(String, String)> = of_proposal
                 .filter(|problem| {
@@ -170,7 +175,8 @@ impl Proposal {
         }
     }
 
-    fn text(&self) -> String {
+    /// The file's text.
+    pub(super) fn text(&self) -> String {
         let mut text = HEADER.to_owned();
         self.comment_left_out(&mut text);
         text.push_str("\nfile_format: definition/2\n");
@@ -190,9 +196,16 @@ impl Proposal {
         text
     }
 
+    /// What a patch says before its changes: what could not be part of it.
+    pub(super) fn preamble(&self) -> String {
+        let mut text = String::new();
+        self.comment_left_out(&mut text);
+        self.comment_additions(&mut text);
+        text
+    }
+
     fn comment_left_out(&self, text: &mut String) {
-        let is_empty = self.attributes.is_empty() && self.events.is_empty() && self.additions.is_empty();
-        if is_empty {
+        if !self.declares_something() && self.additions.is_empty() {
             text.push_str("#\n# The drift report holds nothing that could be declared.\n");
         }
         // Writing to a String cannot fail.
@@ -293,7 +306,8 @@ fn event(text: &mut String, name: &str, seen: &Seen, keys: &BTreeSet<String>) {
     }
 }
 
-fn reference(key: &str) -> String {
+/// The item of an event's `attributes` that refers to a key.
+pub(super) fn reference(key: &str) -> String {
     format!("{{ref: {}, requirement_level: recommended}}", quoted(key))
 }
 

@@ -5,10 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::purposes::ANALYTICS;
 use crate::registry::Category;
 
-/// The purpose that product events have unless they say otherwise.
-const ANALYTICS: &str = "analytics";
 const ADVERTISING: &str = "advertising";
 
 /// Everything that decides about consent, beside the registry.
@@ -16,8 +15,9 @@ const ADVERTISING: &str = "advertising";
 /// `Debug` shows all of it in a fixed order, so that a digest of it tells two policies apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsentOptions {
-    /// The purposes of events that declare none, by category in the order of [`Category::ALL`].
-    pub purposes: [Vec<String>; 3],
+    /// The purposes of events of which the registry names none, by category in the order of [`Category::ALL`]; `None` where the
+    /// operator does not say.
+    pub purposes: [Option<Vec<String>>; 3],
     /// Where consent is read.
     pub sources: Vec<ConsentSource>,
     /// Other names of purposes to their own. Names are compared without regard to the case of ASCII letters.
@@ -42,7 +42,7 @@ pub struct ConsentSource {
 }
 
 /// How the value of a source is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceForm {
     /// A list of granted purposes: an array, a JSON array as text, or names with commas between them.
@@ -70,7 +70,7 @@ pub enum SourceForm {
 }
 
 /// What the warehouse does with an event. Ordered: a later one stores less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WarehouseRule {
     /// It is stored as the policy says.
@@ -119,10 +119,7 @@ impl Default for ConsentOptions {
         // How a service fares and who attacks it is recorded on another basis than consent, which nobody can refuse.
         let store = WarehouseConsent { denied: WarehouseRule::Store, unknown: WarehouseRule::Store };
         Self {
-            purposes: Category::ALL.map(|category| match category {
-                Category::Product => vec![ANALYTICS.to_owned()],
-                Category::Operational | Category::Security => Vec::new(),
-            }),
+            purposes: [None, None, None],
             sources: default_sources(),
             aliases: BTreeMap::new(),
             gpc_denies: vec![ADVERTISING.to_owned()],

@@ -395,7 +395,7 @@ fn the_basis_names_what_decided() {
 fn more_sources_than_are_told_apart_still_decide_rightly() {
     let mut options = ConsentOptions::default();
     let purposes: Vec<String> = ('a'..='h').map(String::from).collect();
-    options.purposes[0].clone_from(&purposes);
+    options.purposes[0] = Some(purposes.clone());
     let policy = ConsentPolicy::new(&options, registry()).unwrap();
     let mut said: Vec<_> =
         purposes.iter().map(|purpose| (format!("consent.categories.{purpose}"), json!(true))).collect();
@@ -516,7 +516,7 @@ fn an_events_purposes_are_its_own_or_its_categorys() {
 fn options_that_cannot_be_are_refused() {
     let error = |options: &ConsentOptions| ConsentPolicy::new(options, registry()).unwrap_err();
     let mut many = ConsentOptions::default();
-    many.purposes[0] = (0..PURPOSES_MAX).map(|number| format!("p{number}")).collect();
+    many.purposes[0] = Some((0..PURPOSES_MAX).map(|number| format!("p{number}")).collect());
     // With analytics, for Amplitude, and advertising, of the registry.
     assert_eq!(error(&many), ConsentError::Purposes { count: PURPOSES_MAX + 2 });
     let mut ambiguous = ConsentOptions::default();
@@ -536,9 +536,10 @@ fn options_that_cannot_be_are_refused() {
 #[test]
 fn the_last_of_64_purposes_counts_like_the_first() {
     let mut options = ConsentOptions::default();
-    options.purposes[0] = (2..PURPOSES_MAX).map(|number| format!("p{number}")).collect();
+    let purposes: Vec<_> = (2..PURPOSES_MAX).map(|number| format!("p{number}")).collect();
+    options.purposes[0] = Some(purposes.clone());
     let policy = ConsentPolicy::new(&options, registry()).unwrap();
-    let all = options.purposes[0].join(",");
+    let all = purposes.join(",");
     let order = "shop.order.placed";
     assert_eq!(decide(&policy, order, &[], &[("consent.granted", json!(all))]).0, Granted);
     let but_last = all.replace("p9,", "");
@@ -670,4 +671,46 @@ proptest! {
             prop_assert_eq!(policy.decide(&reading, number("shop.order.placed")).0, Denied);
         }
     }
+}
+
+/// The registry's events, with what a group says of product events.
+fn registry_with_category(purposes: &str) -> Registry {
+    let file = format!(
+        "file_format: definition/2\nattribute_groups:\n  - {{id: category.product, visibility: public, stability: stable, brief: For., \
+         annotations: {{esker: {{category: product, purposes: {purposes}}}}}}}\nevents:\n{}{}{}",
+        "  - {name: a.own, stability: stable, brief: x, annotations: {esker: {category: product, purposes: [own]}}}\n",
+        "  - {name: b.plain, stability: stable, brief: x, annotations: {esker: {category: product}}}\n",
+        "  - {name: c.job, stability: stable, brief: x, annotations: {esker: {category: operational}}}\n",
+    );
+    Registry::from_files(&[("a.yaml".to_owned(), file)]).unwrap()
+}
+
+#[test]
+fn an_event_beats_its_category_in_the_registry_and_that_beats_the_configuration() {
+    let registry = registry_with_category("[care]");
+    let purposes = |options: &ConsentOptions| {
+        let policy = ConsentPolicy::new(options, &registry).unwrap();
+        [0, 1, 2].map(|event| policy.purposes(event).join(" "))
+    };
+    assert_eq!(purposes(&ConsentOptions::default()), ["own", "care", ""]);
+    let mut options = ConsentOptions::default();
+    options.purposes[1] = Some(vec!["telemetry".to_owned()]);
+    assert_eq!(purposes(&options), ["own", "care", "telemetry"]);
+    options.purposes[0] = Some(vec!["care".to_owned(), "care".to_owned()]);
+    assert_eq!(purposes(&options), ["own", "care", "telemetry"], "both say the same");
+    options.purposes[0] = Some(vec!["analytics".to_owned()]);
+    let error = ConsentPolicy::new(&options, &registry).unwrap_err().to_string();
+    assert!(
+        error.contains("[care] in schemas/") && error.contains("[analytics] in consent.purposes.product"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_category_that_needs_no_consent_by_the_registry_says_so_in_its_basis() {
+    let registry = registry_with_category("[]");
+    let policy = ConsentPolicy::new(&ConsentOptions::default(), &registry).unwrap();
+    let basis = |event| policy.decide(&Reading::default(), event);
+    assert_eq!(basis(1), (NotRequired, ConsentPolicy::REGISTRY));
+    assert_eq!(basis(2), (NotRequired, ConsentPolicy::CONFIGURATION));
 }

@@ -220,3 +220,116 @@ fn the_json_names_destinations_and_treatments() {
     assert_eq!(json["levels"][2]["treatments"]["warehouse"], "pseudonymise");
     assert_eq!(json["events"][1]["attributes"][0]["treatments"]["amplitude"], "pseudonymise");
 }
+
+/// A registry and options in which everything about consent differs from what is assumed without a word.
+pub(crate) fn consent_map() -> DataMap {
+    use crate::privacy::{
+        AmplitudeConsent, ConsentOptions, ConsentSource, SourceForm, WarehouseConsent, WarehouseRule,
+    };
+    let file = r#"
+file_format: definition/2
+attributes:
+  - {key: user.id, type: string, stability: stable, brief: Who., annotations: {esker: {privacy: pseudonymous}}}
+attribute_groups:
+  - id: category.security
+    visibility: public
+    stability: stable
+    brief: Access and abuse.
+    annotations: {esker: {category: security, purposes: [safety]}}
+events:
+  - name: a.bought
+    stability: stable
+    brief: Bought.
+    annotations: {esker: {category: product, purposes: [orders, marketing]}}
+    attributes: [{ref: user.id}]
+  - name: a.seen
+    stability: stable
+    brief: Seen.
+    annotations: {esker: {category: product}}
+    attributes: [{ref: user.id}]
+  - name: c.left
+    stability: stable
+    brief: Left.
+    annotations: {esker: {category: product, withdrawal: {subject: user.id}}}
+    attributes: [{ref: user.id, requirement_level: required}]
+  - name: c.returned
+    stability: stable
+    brief: Returned.
+    annotations: {esker: {category: product, withdrawal: {subject: user.id, lifts: true}}}
+    attributes: [{ref: user.id, requirement_level: required}]
+  - name: d.failed
+    stability: stable
+    brief: Failed.
+    annotations: {esker: {category: operational, purposes: []}}
+    attributes: [{ref: user.id}]
+  - name: e.refused
+    stability: stable
+    brief: Refused.
+    annotations: {esker: {category: security}}
+    attributes: [{ref: user.id}]
+"#;
+    let registry = Registry::from_files(&[("a.yaml".to_owned(), file.to_owned())]).unwrap();
+    let mut consent = ConsentOptions {
+        gpc_denies: vec!["marketing".to_owned()],
+        aliases: [("C0002".to_owned(), "statistics".to_owned())].into(),
+        amplitude: AmplitudeConsent { purpose: "orders".to_owned(), unknown: true, not_required: true },
+        ..ConsentOptions::default()
+    };
+    let [product, operational, _] = &mut consent.purposes;
+    *product = Some(vec!["statistics".to_owned()]);
+    *operational = Some(vec!["care".to_owned()]);
+    let [product, _, security] = &mut consent.warehouse;
+    *product = WarehouseConsent { denied: WarehouseRule::Drop, unknown: WarehouseRule::StripIdentity };
+    security.denied = WarehouseRule::Drop;
+    for (key, form, purpose) in [
+        ("opted.", SourceForm::PurposeBool, None),
+        ("user.opted_in", SourceForm::PurposeBool, Some("statistics".to_owned())),
+        ("ad_storage", SourceForm::Off, None),
+    ] {
+        consent.set_source(ConsentSource { key: key.to_owned(), form, purpose });
+    }
+    let options = GateOptions { consent, ..GateOptions::default() };
+    let gate = Gate::new(Arc::new(registry), &key(), options).unwrap();
+    DataMap::of(&gate, vec![MappedTable { name: "product.events".to_owned(), ..MappedTable::default() }])
+}
+
+#[test]
+fn what_decides_about_consent_is_in_the_map() {
+    let map = consent_map();
+    let event = |name: &str| map.events.iter().find(|event| event.name == name).unwrap();
+    let purposes = |name: &str| {
+        let event = event(name);
+        format!("{}: {}", event.purposes.clone().unwrap().join(" "), event.purposes_rule.clone().unwrap())
+    };
+    assert_eq!(purposes("a.bought"), "marketing orders: purposes in schemas/");
+    assert_eq!(purposes("a.seen"), "statistics: consent.purposes.product");
+    assert_eq!(purposes("c.left"), ": withdrawal in schemas/");
+    assert_eq!(purposes("d.failed"), ": purposes in schemas/");
+    assert_eq!(purposes("e.refused"), "safety: purposes of the category in schemas/");
+    assert_eq!(
+        event("c.returned").withdrawal,
+        Some(MappedWithdrawal { subject: "user.id".to_owned(), lifts: true })
+    );
+    let consent = map.consent.clone().unwrap();
+    assert!(consent.withdrawals);
+    let json = serde_json::to_value(&map).unwrap();
+    assert_eq!(json["consent"]["categories"][0]["denied"], "drop");
+    assert_eq!(json["consent"]["categories"][0]["unknown"], "strip_identity");
+    assert_eq!(json["consent"]["aliases"]["C0002"], "statistics");
+    assert_eq!(json["consent"]["amplitude_purpose"], "orders");
+    assert_eq!(serde_json::from_value::<DataMap>(json).unwrap(), map);
+}
+
+#[test]
+fn a_map_of_an_earlier_version_is_read_and_says_nothing_of_consent() {
+    let mut json = serde_json::to_value(rich_map()).unwrap();
+    json.as_object_mut().unwrap().remove("consent");
+    for event in json["events"].as_array_mut().unwrap() {
+        for field in ["purposes", "purposes_rule", "withdrawal"] {
+            event.as_object_mut().unwrap().remove(field);
+        }
+    }
+    let old: DataMap = serde_json::from_value(json).unwrap();
+    assert!(old.consent.is_none() && old.events.iter().all(|event| event.purposes.is_none()));
+    assert!(old.restore(&key()).is_ok());
+}

@@ -14,14 +14,20 @@ use serde_json::{Map, Value, json};
 use super::fixture::{NOW, key};
 use crate::columns::{Encoder, Layout};
 use crate::config::Config;
-use crate::privacy::{Gate, GateOptions, Silent, TableRules, explain};
+use crate::privacy::{Gate, GateOptions, Silent, explain};
 use crate::receive::decode::{NameFallback, RawEvents};
 use crate::receive::json::to_protobuf;
 use crate::registry::Registry;
 
 /// Each is read by the one test below.
-const FILES: [&str; 5] =
-    ["first_user.yaml", "decisions.yaml", "leaks.yaml", "consent.yaml", "precedence.yaml"];
+const FILES: [&str; 6] = [
+    "first_user.yaml",
+    "decisions.yaml",
+    "leaks.yaml",
+    "consent.yaml",
+    "consent_order.yaml",
+    "precedence.yaml",
+];
 
 /// What the corpus must not fall below.
 const CASES_MIN: usize = 150;
@@ -53,6 +59,9 @@ struct Case {
     quarantine_undeclared: bool,
     #[serde(default)]
     destroyed_tenants: Vec<String>,
+    /// Requests that were stored before.
+    #[serde(default)]
+    before: Vec<Record>,
     record: Record,
     expect: Expected,
 }
@@ -74,6 +83,9 @@ struct Record {
     /// Microseconds after the corpus's now.
     #[serde(default)]
     after_micros: i64,
+    /// When it was received: microseconds after the corpus's now. Of records before the case's own.
+    #[serde(default)]
+    received_micros: i64,
     /// In place of all else of the record: a `LogRecord` in OTLP/JSON.
     verbatim: Option<String>,
 }
@@ -210,20 +222,10 @@ impl Case {
         for tenant in &self.destroyed_tenants {
             ring.destroy_tenant(tenant).map_err(|error| error.to_string())?;
         }
-        let tables = config.tables.iter();
         let options = GateOptions {
-            tables: tables
-                .map(|table| TableRules { name: table.name.clone(), levels: table.policy })
-                .collect(),
-            routes: config.routes.clone(),
-            consent: config.consent.clone(),
-            rules: config.privacy.rules.clone(),
-            level_key: config.privacy.level_key.clone(),
-            category_key: config.privacy.category_key.clone(),
-            tenant_key: config.privacy.tenant_key.clone(),
             quarantine_broken: !self.store_broken,
             quarantine_undeclared: self.quarantine_undeclared,
-            ..GateOptions::default()
+            ..config.gate_options()
         };
         Gate::new(registry, &ring, options).map_err(|error| error.to_string())
     }
@@ -231,6 +233,7 @@ impl Case {
     /// What becomes of the record, and what should, in the same form.
     fn outcome(&self, registries: &Registries) -> Result<(Value, Value), String> {
         let gate = self.gate(registries)?;
+        self.before.iter().try_for_each(|record| store_withdrawals(&gate, record))?;
         let protobuf = to_protobuf(self.record.request().as_bytes()).map_err(|error| error.to_string())?;
         let names = NameFallback::new(Vec::new());
         let raw = RawEvents::decode(&protobuf, &names).map_err(|error| error.to_string())?;
@@ -281,6 +284,22 @@ impl Case {
         }
         expected
     }
+}
+
+/// Takes note of what a record says of consent, as the intake does once the record is durable.
+fn store_withdrawals(gate: &Gate, record: &Record) -> Result<(), String> {
+    let protobuf = to_protobuf(record.request().as_bytes()).map_err(|error| error.to_string())?;
+    let names = NameFallback::new(Vec::new());
+    let raw = RawEvents::decode(&protobuf, &names).map_err(|error| error.to_string())?;
+    let received = NOW + record.received_micros;
+    let cleared = gate.clear(&raw, received, &mut Silent);
+    if cleared.withdrawals().is_empty() {
+        return Err("a record before says nothing of consent".to_owned());
+    }
+    for one in cleared.withdrawals() {
+        gate.withdrawn().insert(&one.subject, one.statement(received));
+    }
+    Ok(())
 }
 
 /// The envelope and the attributes of a row.

@@ -120,3 +120,65 @@ fn what_is_said_of_consent_is_part_of_the_version() {
     assert_eq!(versions.len(), 5);
     assert_eq!(version("purposes: [b, a]"), version("purposes: [a, b]"));
 }
+
+/// A group that speaks for a category.
+fn category(id: &str, esker: &str) -> String {
+    format!(
+        "  - {{id: {id}, visibility: public, stability: stable, brief: What for., annotations: {{esker: {{{esker}}}}}}}\n"
+    )
+}
+
+fn with_categories(groups: &[String], esker: &str) -> String {
+    let text = annotated(esker, &["ref: plan.name", USER]);
+    format!("attribute_groups:\n{}{text}", groups.concat())
+}
+
+#[test]
+fn a_group_says_what_the_events_of_a_category_are_for() {
+    let groups = [
+        category("category.product", "category: product, purposes: [b, a]"),
+        category("category.security", "category: security, purposes: []"),
+    ];
+    let registry = load(&with_categories(&groups, "privacy: public")).unwrap();
+    let of = |category| registry.category_purposes(category).map(<[String]>::to_vec);
+    assert_eq!(of(Category::Product), Some(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!((of(Category::Operational), of(Category::Security)), (None, Some(Vec::new())));
+    assert_eq!(registry.events()[0].purposes, None, "it is not the event that says so");
+    let version =
+        |groups: &[String]| load(&with_categories(groups, "privacy: public")).unwrap().version().to_owned();
+    let versions: BTreeSet<_> =
+        [version(&groups), version(&groups[..1]), version(&groups[1..]), version(&[])].into();
+    assert_eq!(versions.len(), 4);
+}
+
+#[test]
+fn what_a_group_may_not_say_of_a_category_is_refused() {
+    let good = "category: product, purposes: [a]";
+    for (groups, words) in [
+        (vec![category("g", "purposes: [a]")], vec!["g: has no `annotations.esker.category`"]),
+        (vec![category("g", "category: sales, purposes: [a]")], vec!["`category` is not known"]),
+        (vec![category("g", "category: product")], vec!["does not name its `purposes`", "`[]`"]),
+        (vec![category("g", "category: product, purposes: a")], vec!["`purposes` is not a list"]),
+        (
+            vec![category("g", &format!("{good}, privacy: public"))],
+            vec!["`privacy` is not known", "of a group"],
+        ),
+        (
+            vec![category("g", good), category("h", "category: product, purposes: [a]")],
+            vec![
+                "h: the purposes of the category product are declared twice, also by g in test.yaml",
+                "once",
+            ],
+        ),
+        (
+            vec![category("g", good).replace("annotations", "attributes: [{ref: plan.name}], annotations")],
+            vec!["has both attributes and `annotations.esker`", "without attributes"],
+        ),
+        (
+            vec![category("g", good).replace("public, stability: stable, brief: What for.", "internal")],
+            vec!["`annotations` is not known on an internal group"],
+        ),
+    ] {
+        assert_one_problem(&with_categories(&groups, "privacy: public"), &words);
+    }
+}

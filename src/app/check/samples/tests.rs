@@ -110,7 +110,7 @@ fn an_event_that_would_break_its_contract_and_one_that_nobody_knew_are_told() {
     assert_eq!(
         shown(&changed),
         [
-            "NewlyQuarantined a.done: stored in product.events -> quarantined, wrong_type (a.plain) x1",
+            "NewlyQuarantined a.done: stored in product.events -> quarantined, type_mismatch (a.plain) x1",
             "NewlyDropped a.done a.plain: keep -> event quarantined x1",
             "Type a.done a.plain: int -> boolean x1",
         ]
@@ -132,4 +132,36 @@ fn a_target_that_is_nothing_is_told() {
     let config = Config::from_toml("").unwrap();
     let error = compare(&config, &side(&map), &side(&map), Path::new("/no/such")).unwrap_err();
     assert!(format!("{error:#}").contains("`table` is the primary one"), "{error:#}");
+}
+
+#[test]
+fn the_stored_map_s_consent_decides_and_not_the_defaults() {
+    let map = crate::privacy::consent_datamap_for_tests();
+    // Granted under another name, refused without one, unknown, and one that somebody else's purpose grants.
+    let lines: Vec<String> = ["C0002", "orders", "statistics"]
+        .iter()
+        .map(|granted| {
+            request(&[record(
+                "a.seen",
+                &[("user.id", "mark-u".into()), ("consent.granted", (*granted).into())],
+            )])
+        })
+        .chain([request(&[record("a.seen", &[("user.id", "mark-u".into())])])])
+        .collect();
+    let same = compared(&side(&map), &side(&map), &lines.join("\n"));
+    assert_eq!(shown(&same), Vec::<String>::new());
+    // What this map would be with the defaults of consent, as an earlier version's is read.
+    let silent = DataMap { consent: None, ..map.clone() };
+    let other = compared(&side(&silent), &side(&map), &lines.join("\n"));
+    assert_eq!(
+        shown(&other),
+        [
+            "NewlyDropped a.seen: stored in product.events -> dropped, no_consent x1",
+            "NewlyKept a.seen user.id: drop, dropped_by_consent -> pseudonymise x2",
+            "NewlyDropped a.seen user.id: pseudonymise -> drop, dropped_by_consent x1",
+        ]
+    );
+    assert!(side(&silent).assumptions().unwrap().contains("defaults"));
+    assert_eq!(side(&map).assumptions(), None);
+    assert_eq!(Side::of(None).unwrap().assumptions(), None);
 }

@@ -36,7 +36,7 @@ fn item(kind: DriftKind, event: &str, key: Option<&str>, types: &[(ValueType, u6
 fn proposed(entries: Vec<DriftItem>) -> (String, Registry) {
     let report = DriftReport { entries, ..DriftReport::default() };
     let check = |text: &str| Registry::load_with(&schemas(), LABEL, text);
-    let text = Proposal::of(&report, &registry()).settle(check).unwrap();
+    let text = Proposal::of(&report, &registry()).settle(check).unwrap().text();
     let with_it = check(&text).unwrap();
     (text, with_it)
 }
@@ -159,7 +159,8 @@ fn a_key_of_a_declared_template_is_left_out() {
         |text: &str| vec![("a.yaml".to_owned(), file.to_owned()), (LABEL.to_owned(), text.to_owned())];
     let registry = Registry::from_files(&files("file_format: definition/2\n")).unwrap();
     let report = DriftReport { entries: vec![of("label.colour"), of("other")], ..DriftReport::default() };
-    let text = Proposal::of(&report, &registry).settle(|text| Registry::from_files(&files(text))).unwrap();
+    let text =
+        Proposal::of(&report, &registry).settle(|text| Registry::from_files(&files(text))).unwrap().text();
     assert!(text.contains("# Left out: `label.colour`: the key also matches the template"), "{text}");
     assert!(text.contains("key: \"other\"") && !text.contains("ref: \"label.colour\""), "{text}");
 }
