@@ -15,6 +15,7 @@ mod commit;
 mod error;
 mod local;
 pub mod read;
+mod remove;
 mod schema;
 mod snapshot;
 mod storage;
@@ -27,6 +28,7 @@ use catalog::files::FilesCatalog;
 use catalog::{Catalog, CommitOutcome, Loaded};
 pub use commit::{Appended, WalClaim};
 pub use error::TableError;
+pub use remove::{LiveFile, Removed};
 use storage::Warehouse;
 
 use crate::clock::{Clock, Ids};

@@ -22,8 +22,8 @@ use crate::datafile::WrittenFile;
 use crate::wal::Position;
 
 /// Attempts of one `append` before it gives way to the flusher's slower retries.
-const ATTEMPTS_MAX: u32 = 10;
-const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
+pub(super) const ATTEMPTS_MAX: u32 = 10;
+pub(super) const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 
 /// The span of the WAL that a commit makes part of the table.
@@ -169,7 +169,7 @@ impl Table {
         Ok(produced)
     }
 
-    fn unused_snapshot_id(&self, metadata: &TableMetadata) -> i64 {
+    pub(super) fn unused_snapshot_id(&self, metadata: &TableMetadata) -> i64 {
         loop {
             let (high, low) = self.ids.next_id().as_u64_pair();
             // The random half of the id over its time half, without the sign.
@@ -182,14 +182,14 @@ impl Table {
     }
 
     /// Waits, with full jitter, so that writers that collided do not collide again.
-    async fn back_off(&self, longest: &mut Duration) {
+    pub(super) async fn back_off(&self, longest: &mut Duration) {
         let (_, random) = self.ids.next_id().as_u64_pair();
         let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX).max(1);
         tokio::time::sleep(Duration::from_millis(random % millis)).await;
         *longest = (*longest * 2).min(BACK_OFF_MAX);
     }
 
-    async fn remove(&self, locations: Vec<String>) {
+    pub(super) async fn remove(&self, locations: Vec<String>) {
         let file_io = self.warehouse.file_io();
         for location in locations {
             if let Err(error) = file_io.delete(&location).await {
