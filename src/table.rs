@@ -10,6 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 mod beside;
+mod care;
 mod catalog;
 mod commit;
 mod error;
@@ -24,8 +25,10 @@ mod storage;
 pub(crate) mod tests;
 
 pub use beside::POLICIES_FOLDER;
+pub use care::{Expired, History, Needed, Reference, SnapshotFacts, StoredFile};
 use catalog::files::FilesCatalog;
 use catalog::{Catalog, CommitOutcome, Loaded};
+pub use catalog::{Version, Versions};
 pub use commit::{Appended, WalClaim};
 pub use error::TableError;
 pub use remove::{LiveFile, Removed};

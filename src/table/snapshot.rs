@@ -245,19 +245,22 @@ pub(super) fn lacks(manifest: &ManifestFile, what: &str) -> Error {
 
 /// The retention settings of `main`, which a commit must not reset.
 fn main_retention(metadata: &TableMetadata) -> SnapshotRetention {
-    // The crate has no accessor for references; their serialised form is the specification's.
-    let reference = serde_json::to_value(metadata)
-        .ok()
-        .and_then(|json| json.get("refs")?.get(MAIN_BRANCH).cloned())
-        .and_then(|json| serde_json::from_value::<SnapshotReference>(json).ok());
-    reference.map_or(
+    let main = references(metadata).into_iter().find(|(name, _)| name == MAIN_BRANCH);
+    main.map_or(
         SnapshotRetention::Branch {
             min_snapshots_to_keep: None,
             max_snapshot_age_ms: None,
             max_ref_age_ms: None,
         },
-        |reference| reference.retention,
+        |(_, reference)| reference.retention,
     )
+}
+
+/// Every branch and tag.
+pub(super) fn references(metadata: &TableMetadata) -> BTreeMap<String, SnapshotReference> {
+    // The crate has no accessor for references; their serialised form is the specification's.
+    let refs = serde_json::to_value(metadata).ok().and_then(|json| json.get("refs").cloned());
+    refs.and_then(|refs| serde_json::from_value(refs).ok()).unwrap_or_default()
 }
 
 fn summary(metadata: &TableMetadata, files: &[DataFile], ours: BTreeMap<String, String>) -> Summary {
