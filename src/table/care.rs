@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use iceberg::io::FileIO;
 use iceberg::spec::{
     MAIN_BRANCH, ManifestFile, Operation, Snapshot, SnapshotReference, SnapshotRetention, TableMetadata,
@@ -370,10 +370,8 @@ impl Table {
             .filter(|one| !except.contains(&one.snapshot_id()) && !needed.read.contains(one.manifest_list()))
             .map(AsRef::as_ref)
             .collect();
-        let lists: Vec<_> = futures::stream::iter(unread.iter().map(|one| snapshot::manifests(&file_io, one)))
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+        let reads: Vec<_> = unread.iter().map(|one| snapshot::manifests(&file_io, one).boxed()).collect();
+        let lists: Vec<_> = futures::stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
         for (snapshot, manifests) in unread.into_iter().zip(lists) {
             for manifest in manifests {
                 if needed.read.contains(&manifest.manifest_path) {
