@@ -100,11 +100,13 @@ pub async fn run(
     let is_due = plan_retention(table, rules, clock, report).await?;
     // What was planned is not yet done.
     (report.files_removed, report.rows_removed, report.bytes_removed) = (0, 0, 0);
+    let days = std::mem::take(&mut report.days_removed);
     if is_due {
         let removed = retain::run(table, rules.retention_days.unwrap_or_default(), clock).await?;
         report.files_removed = removed.files;
         report.rows_removed = removed.rows;
         report.bytes_removed = removed.bytes;
+        report.days_removed = if removed.files > 0 { days } else { Vec::new() };
     }
     let mut needed = table.needs_nothing_yet();
     let choose = |history: &_| expire::plan(history, rules, now_ms()).expired;

@@ -233,6 +233,38 @@ async fn a_crash_between_two_tables_commits_stores_every_row_once() {
     assert_eq!((life.counts().committed, life.counts().in_flight), (8, 0));
 }
 
+/// Ids as a process made them that was held up since 1970.
+#[derive(Debug)]
+struct OldIds;
+
+impl Ids for OldIds {
+    fn next_id(&self) -> Uuid {
+        let mut bytes = RandomIds.next_id().into_bytes();
+        bytes[..6].fill(0);
+        Uuid::from_bytes(bytes)
+    }
+}
+
+#[tokio::test]
+async fn files_that_vanished_while_their_commit_was_held_up_are_written_again() {
+    let home = Home::new();
+    let mut life = home.start().await;
+    life.flusher.parts.ids = Arc::new(OldIds);
+    life.receive(&[(PRIMARY, 3), (REGIONAL, 2)]).await;
+    home.faults[0].down();
+    assert!(life.flush_all().await.unwrap_err().is_transient());
+    let data = home.folder.path().join("warehouse/product/events/data");
+    std::fs::remove_dir_all(&data).unwrap();
+    home.faults[0].heal();
+    let gone = life.flush_all().await.unwrap_err();
+    assert!(gone.is_transient() && gone.to_string().contains("gone"), "{gone}");
+    assert_eq!(home.rows().await, [0, 2, 0, 0], "no snapshot names a file that is gone");
+    life.flush_all().await.unwrap();
+    assert_eq!(home.rows().await, [3, 2, 0, 0]);
+    assert_eq!((life.counts().committed, life.counts().in_flight), (5, 0));
+    assert!(data.exists());
+}
+
 #[tokio::test]
 async fn trouble_with_one_table_loses_and_doubles_nothing() {
     let home = Home::new();

@@ -335,7 +335,8 @@ async fn appends_and_removals_at_once_all_count_and_exactly_once_holds() {
                 let claim = claim(writer, 1, position, position);
                 let files = files(&table, &[today - 60, today]).await;
                 while let Err(error) = table.append(&files, &claim, &BTreeMap::new()).await {
-                    assert!(matches!(error, TableError::Contended { .. }), "{error}");
+                    // Without a least age of snapshots, manifests may vanish while an append reads them.
+                    assert!(error.is_retryable(), "{error}");
                 }
             }
             (table, writer)
@@ -414,8 +415,9 @@ async fn wherever_a_run_dies_the_table_is_right_and_a_later_run_finishes() {
         let mut came = false;
         for mute in [false, true] {
             let folder = tempfile::tempdir().unwrap();
-            let clock = clock_after(2);
-            let today = today(&clock);
+            // Two days later for the run, so that what it finds has the age to be deleted.
+            let (clock, later) = (clock_after(0), clock_after(2));
+            let today = today(&later);
             let writer = RandomIds.next_id();
             let days = [today - 40, today - 35, today - 3, today];
             let table = table_of(folder.path(), &clock, &days, writer).await;
@@ -427,7 +429,7 @@ async fn wherever_a_run_dies_the_table_is_right_and_a_later_run_finishes() {
             let death = Death::at(change, mute);
             let mortal = open_with(folder.path(), &clock).await.with_death(NAME, &death);
             let mut report = CareReport::default();
-            let outcome = run(&mortal, &at_once(Some(30)), clock.as_ref(), &mut report).await;
+            let outcome = run(&mortal, &at_once(Some(30)), later.as_ref(), &mut report).await;
             came |= death.came();
             deaths += u32::from(outcome.is_err());
             let what = format!("died at change {change}, mute {mute}: {outcome:?}");
@@ -443,7 +445,7 @@ async fn wherever_a_run_dies_the_table_is_right_and_a_later_run_finishes() {
             assert_eq!(table.writer_position(writer), Some((1, Position(16))), "{what}");
             // Writers go on, and the next run finishes what is left.
             append(&table, &[today], &claim(writer, 1, 17, 17)).await.unwrap();
-            care(&table, &at_once(Some(30)), &clock).await;
+            care(&table, &at_once(Some(30)), &later).await;
             assert_eq!(live_days(&table).await, [today - 3, today, today], "{what}");
             nothing_is_left_over(folder.path()).await;
             let manifests = stored(&folder_of(folder.path()).join("metadata"), ".avro");

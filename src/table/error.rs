@@ -103,6 +103,15 @@ pub enum TableError {
         /// How often.
         attempts: u32,
     },
+    /// A data file vanished before its commit.
+    #[error(
+        "the data file {file} is gone: its commit was held up until the file was taken for an orphan and deleted; the rows are \
+         still in the WAL, and are written again"
+    )]
+    FileGone {
+        /// Which.
+        file: String,
+    },
     /// The table vanished.
     #[error("the table {location} is gone; restore it, or restart to make a new one")]
     Gone {
@@ -124,6 +133,7 @@ impl TableError {
             | Self::Fenced { .. }
             | Self::Gap { .. }
             | Self::NotThisTable { .. }
+            | Self::FileGone { .. }
             | Self::Gone { .. } => false,
         }
     }

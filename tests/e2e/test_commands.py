@@ -17,7 +17,7 @@ def idle(homes) -> Esker:
     return Esker(homes("commands"))
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["status"], ["learn"], ["catalogue"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["status"], ["learn"], ["catalogue"], ["maintain"]])
 def test_help_has_an_example(idle, command):
     done = idle.run(*command, "--help")
     assert done.returncode == 0
