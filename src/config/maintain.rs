@@ -71,13 +71,17 @@ impl RawMaintain {
                 "the least is 10: readers and writers look for the newest version near the hint",
             ));
         }
-        for (key, age) in [
-            ("maintain.orphans_min_age", self.orphans_min_age),
-            ("maintain.metadata_min_age", self.metadata_min_age),
-        ] {
-            if age < HOUR {
-                return Err(problem(key, "the least is 1h: a younger file may be part of a commit under way"));
-            }
+        if self.orphans_min_age < HOUR * 48 {
+            return Err(problem(
+                "maintain.orphans_min_age",
+                "the least is 2d: a younger file may wait for its commit, which a writer tries for a day",
+            ));
+        }
+        if self.metadata_min_age < HOUR {
+            return Err(problem(
+                "maintain.metadata_min_age",
+                "the least is 1h: readers and writers may be at work with a younger one",
+            ));
         }
         Ok(MaintainConfig {
             interval,
@@ -106,7 +110,7 @@ mod tests {
         assert_eq!((config.snapshots_min_age, config.snapshots_min_count), (HOUR * 24, 10));
         assert_eq!((config.orphans_min_age, config.metadata_min_count), (HOUR * 72, 100));
         let config = read(
-            "interval = '5m'\nsnapshots_min_age = '0s'\nsnapshots_min_count = 1\norphans_min_age = '1h'\n\
+            "interval = '5m'\nsnapshots_min_age = '0s'\nsnapshots_min_count = 1\norphans_min_age = '2d'\n\
              metadata_min_age = '2h'\nmetadata_min_count = 10",
         )
         .unwrap();
@@ -126,7 +130,7 @@ mod tests {
             ("interval = '10ms'", "maintain.interval"),
             ("snapshots_min_count = 0", "maintain.snapshots_min_count"),
             ("metadata_min_count = 1", "maintain.metadata_min_count"),
-            ("orphans_min_age = '59m'", "maintain.orphans_min_age"),
+            ("orphans_min_age = '47h'", "maintain.orphans_min_age"),
             ("metadata_min_age = '1s'", "maintain.metadata_min_age"),
             ("snapshot_min_age = '1s'", "snapshot_min_age"),
         ] {

@@ -1,7 +1,7 @@
 //! Orphans: files in the table's folders that nothing names, such as those of a writer that was killed before its commit.
 //!
-//! A file that nothing names yet may belong to a commit that is under way. So only old ones are orphans; and a writer whose
-//! commit was held up for long looks, before it sends it, whether its files are still there (`table::commit`).
+//! A file that nothing names yet may belong to a commit that is under way. So only old ones are orphans, of two days at least
+//! (`config::maintain`), and a writer whose commit was held up for a day writes its files again (`table::commit`).
 //!
 //! Owns: the choice, pure. Does not own: listing and deleting (`table`).
 

@@ -261,8 +261,8 @@ impl Table {
         self.add_needed_by(&metadata, &[], needed).await
     }
 
-    /// The files that the newest snapshot and those after it must find: those in the folders of data and metadata, of the kinds
-    /// that Esker writes there. Metadata files that are numbered by the catalog are not among them.
+    /// What lies in the table's folders of data and metadata, of the kinds that Esker writes there: data files, manifests, lists of
+    /// manifests. Not the catalog's own files.
     ///
     /// # Errors
     /// If the store fails.

@@ -26,8 +26,8 @@ pub(super) const ATTEMPTS_MAX: u32 = 10;
 pub(super) const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 
-/// Well below the least age of an orphan, 1 hour (`config::maintain`).
-const OLD_AFTER: Duration = Duration::from_secs(30 * 60);
+/// Data files that waited this long for their commit are not committed any more.
+pub(super) const FILES_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The span of the WAL that a commit makes part of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +92,8 @@ impl Table {
     /// later time.
     ///
     /// # Errors
-    /// [`TableError::Fenced`] and [`TableError::Gap`] where this writer must stop; [`TableError::FileGone`] where the files must be
-    /// written again; others as they say.
+    /// [`TableError::Fenced`] and [`TableError::Gap`] where this writer must stop; [`TableError::FilesTooOld`] where the files
+    /// must be written again; others as they say.
     pub async fn append(
         &self,
         files: &[WrittenFile],
@@ -113,7 +113,9 @@ impl Table {
             if attempts == ATTEMPTS_MAX {
                 break;
             }
-            self.look_for_old(files, claim).await?;
+            if !files.is_empty() {
+                self.refuse_old(claim)?;
+            }
             let produced = self.produce(&base, files, claim, summary).await?;
             garbage = produced.metadata_files;
             match self.catalog.commit(&base, &produced.requirements, produced.updates).await? {
@@ -132,22 +134,14 @@ impl Table {
         Err(TableError::Contended { attempts: ATTEMPTS_MAX })
     }
 
-    /// Files that have waited for long are looked for before they are committed: the care of the table deletes what nothing
-    /// names, once it is older than any commit under way should be (`maintain`).
-    async fn look_for_old(&self, files: &[WrittenFile], claim: &WalClaim) -> Result<(), TableError> {
+    /// Refuses files that waited too long for their commit: the care of the table deletes what nothing names, once it is older
+    /// than any commit under way (`maintain`).
+    fn refuse_old(&self, claim: &WalClaim) -> Result<(), TableError> {
         // The id was made when the writing began.
-        let began = claim.commit_id.get_timestamp().map_or(0, |made| made.to_unix().0);
+        let Some(began) = claim.commit_id.get_timestamp().map(|made| made.to_unix().0) else { return Ok(()) };
         let now = u64::try_from(self.clock.now_micros() / 1_000_000).unwrap_or(0);
-        if now < began.saturating_add(OLD_AFTER.as_secs()) {
-            return Ok(());
-        }
-        let file_io = self.warehouse.file_io();
-        for file in files {
-            if !file_io.exists(&file.location).await? {
-                return Err(TableError::FileGone { file: file.location.clone() });
-            }
-        }
-        Ok(())
+        let age = Duration::from_secs(now.saturating_sub(began));
+        if age < FILES_AGE_MAX { Ok(()) } else { Err(TableError::FilesTooOld { hours: age.as_secs() / 3600 }) }
     }
 
     async fn produce(

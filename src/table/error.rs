@@ -103,14 +103,14 @@ pub enum TableError {
         /// How often.
         attempts: u32,
     },
-    /// A data file vanished before its commit.
+    /// The data files are too old to be committed.
     #[error(
-        "the data file {file} is gone: its commit was held up until the file was taken for an orphan and deleted; the rows are \
-         still in the WAL, and are written again"
+        "the commit was held up for {hours} hours, and its data files may have been taken for orphans and deleted: the rows, which \
+         are still in the WAL, are written again"
     )]
-    FileGone {
-        /// Which.
-        file: String,
+    FilesTooOld {
+        /// Since their writing began.
+        hours: u64,
     },
     /// The table vanished.
     #[error("the table {location} is gone; restore it, or restart to make a new one")]
@@ -133,7 +133,7 @@ impl TableError {
             | Self::Fenced { .. }
             | Self::Gap { .. }
             | Self::NotThisTable { .. }
-            | Self::FileGone { .. }
+            | Self::FilesTooOld { .. }
             | Self::Gone { .. } => false,
         }
     }
