@@ -135,7 +135,8 @@ pub async fn plan(table: &Table, rules: &Rules, clock: &dyn Clock) -> Result<Car
     report.held_by = expiry.held_by;
     let freed: BTreeSet<String> = table.only_in(&expiry.expired).await?.into_iter().collect();
     report.files_deleted = freed.len() as u64;
-    if let Some(orphans) = find_orphans(table, rules, now_ms, table.needs_nothing_yet(), &mut report).await?.1 {
+    if let Some(orphans) = find_orphans(table, rules, now_ms, table.needs_nothing_yet(), &mut report).await?.1
+    {
         report.orphans_deleted = orphans.difference(&freed).count() as u64;
     }
     report.metadata_files_deleted = versions::plan(&table.versions().await?, rules, now_ms).len() as u64;
@@ -238,13 +239,7 @@ impl CareWatch {
     }
 
     /// Counts a run, whichever way it ended.
-    pub fn ended(
-        &self,
-        table: &str,
-        report: &CareReport,
-        outcome: &Result<(), TableError>,
-        now_micros: i64,
-    ) {
+    pub fn ended(&self, table: &str, report: &CareReport, outcome: &Result<(), TableError>, now_micros: i64) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let totals = all.entry(table.to_owned()).or_default();
         match outcome {
@@ -261,7 +256,6 @@ impl CareWatch {
         totals.files_removed += report.files_removed;
         totals.rows_removed += report.rows_removed;
         totals.snapshots_expired += report.snapshots_expired;
-        totals.files_deleted +=
-            report.files_deleted + report.orphans_deleted + report.metadata_files_deleted;
+        totals.files_deleted += report.files_deleted + report.orphans_deleted + report.metadata_files_deleted;
     }
 }

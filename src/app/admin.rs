@@ -230,9 +230,8 @@ fn care_metrics(care: &BTreeMap<String, CareTotals>) -> Vec<Metric> {
         };
         Metric { name, help, counter, samples: care.iter().map(sample).collect() }
     };
-    let seconds = |totals: &CareTotals| {
-        u64::try_from(totals.last_run_micros.unwrap_or(0) / 1_000_000).unwrap_or(0)
-    };
+    let seconds =
+        |totals: &CareTotals| u64::try_from(totals.last_run_micros.unwrap_or(0) / 1_000_000).unwrap_or(0);
     vec![
         metric("esker_maintain_runs", "Runs of the tables' care that ended well.", true, |care| care.runs),
         metric("esker_maintain_failures", "Runs that failed.", true, |care| care.failures),
@@ -240,9 +239,13 @@ fn care_metrics(care: &BTreeMap<String, CareTotals>) -> Vec<Metric> {
         metric("esker_retention_files_removed", "Data files whose retention passed.", true, |care| {
             care.files_removed
         }),
-        metric("esker_retention_rows_removed", "Rows whose retention passed.", true, |care| care.rows_removed),
+        metric("esker_retention_rows_removed", "Rows whose retention passed.", true, |care| {
+            care.rows_removed
+        }),
         metric("esker_maintain_snapshots_expired", "Snapshots expired.", true, |care| care.snapshots_expired),
-        metric("esker_maintain_files_deleted", "Files deleted from the store.", true, |care| care.files_deleted),
+        metric("esker_maintain_files_deleted", "Files deleted from the store.", true, |care| {
+            care.files_deleted
+        }),
     ]
 }
 

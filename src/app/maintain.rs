@@ -191,7 +191,13 @@ fn log(table: &str, report: &CareReport, outcome: &Result<(), TableError>) {
     let files_deleted = report.files_deleted + report.orphans_deleted + report.metadata_files_deleted;
     if rows_removed > 0 {
         let before = report.first_day_kept.as_deref();
-        tracing::info!(table, before, files_removed, rows_removed, "rows past their retention left the table");
+        tracing::info!(
+            table,
+            before,
+            files_removed,
+            rows_removed,
+            "rows past their retention left the table"
+        );
     }
     if report.undated_files > 0 {
         let (files, example) = (report.undated_files, report.undated_examples.first());
@@ -202,7 +208,9 @@ fn log(table: &str, report: &CareReport, outcome: &Result<(), TableError>) {
     }
     match outcome {
         Ok(()) => tracing::info!(table, snapshots_expired, files_deleted, "cared for the table"),
-        Err(error) => tracing::warn!(table, %error, "the table could not be cared for; the next run tries again"),
+        Err(error) => {
+            tracing::warn!(table, %error, "the table could not be cared for; the next run tries again")
+        }
     }
 }
 
@@ -245,7 +253,8 @@ fn text(answer: &Answer) -> String {
         .ok();
         if report.undated_files > 0 {
             let examples = report.undated_examples.join(", ");
-            writeln!(text, "  {} files have no day and are left alone: {examples}", report.undated_files).ok();
+            writeln!(text, "  {} files have no day and are left alone: {examples}", report.undated_files)
+                .ok();
         }
         if !report.held_by.is_empty() {
             let names = report.held_by.join(", ");
@@ -286,7 +295,8 @@ mod tests {
         assert!(planned.contains("7 rows in 3 files"), "{planned}");
         assert!(planned.contains("would leave: 2026-10-01 to 2026-10-02"), "{planned}");
         assert!(planned.contains("kept from 2026-10-26 on") && planned.contains("audit"), "{planned}");
-        let done = text(&Answer { dry_run: false, tables: vec![table(true, Some("store")), table(false, None)] });
+        let done =
+            text(&Answer { dry_run: false, tables: vec![table(true, Some("store")), table(false, None)] });
         assert!(done.contains("days left: ") && done.contains("FAILED: store"), "{done}");
         assert!(done.contains("a.b: none yet"), "{done}");
     }

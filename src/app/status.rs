@@ -134,9 +134,9 @@ async fn gather(config: &Config) -> anyhow::Result<Status> {
     let now = SystemClock.now_micros();
     let (mut tables, all) = (Vec::with_capacity(found.len()), tables::all(config));
     for (name, peek) in found {
-        let days = match all.iter().find(|options| options.name == name) {
-            Some(options) => DaysHeld::of(options, now).await?,
-            None => DaysHeld::default(),
+        let days = match all.iter().find(|options| options.name == name && peek.is_some()) {
+            Some(options) => Some(DaysHeld::of(options, now).await?),
+            None => None,
         };
         tables.push(NamedStatus { status: peek.map(|table| table.status()), name, days });
     }
@@ -253,9 +253,10 @@ fn table_text(text: &mut String, table: &NamedStatus) {
         status.retention.as_ref().map_or_else(String::new, |text| format!(", retention {text}")),
     )
     .ok();
-    if let Some(oldest) = &table.days.oldest {
-        let kept = table.days.first_kept.as_ref().map_or_else(String::new, |day| format!(", kept from {day} on"));
-        let overdue = if table.days.overdue { "; older rows leave at the next run of `esker maintain`" } else { "" };
+    if let Some((days, oldest)) = table.days.as_ref().and_then(|days| Some((days, days.oldest.as_ref()?))) {
+        let kept = days.first_kept.as_ref().map_or_else(String::new, |day| format!(", kept from {day} on"));
+        let overdue =
+            if days.overdue { "; older rows leave at the next run of `esker maintain`" } else { "" };
         writeln!(text, "           oldest day {oldest}{kept}{overdue}").ok();
     }
 }

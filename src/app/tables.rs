@@ -26,12 +26,12 @@ pub(super) struct NamedStatus {
     pub(super) name: String,
     /// None where it does not exist yet.
     pub(super) status: Option<TableStatus>,
-    /// The days that it holds, and those that it may hold.
-    pub(super) days: DaysHeld,
+    /// The days that it holds, and those that it may hold; None where it does not exist yet.
+    pub(super) days: Option<DaysHeld>,
 }
 
 /// The days of a table.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct DaysHeld {
     /// The oldest day that the newest snapshot has rows of.
     pub(super) oldest: Option<String>,

@@ -37,7 +37,9 @@ pub fn plan(history: &History, rules: &Rules, now_ms: i64) -> ExpiryPlan {
     let is_young = |since_ms: i64| now_ms.saturating_sub(since_ms) < millis(rules.snapshots_min_age);
     // A snapshot of `main` was the newest until its successor was made.
     let successors = main.iter().zip(main.iter().skip(1));
-    kept.extend(successors.filter(|(newer, _)| made(&by_id, **newer).is_none_or(is_young)).map(|pair| pair.1));
+    kept.extend(
+        successors.filter(|(newer, _)| made(&by_id, **newer).is_none_or(is_young)).map(|pair| pair.1),
+    );
     // What is on no branch (staged, or rolled back) counts from when it was made.
     let elsewhere = history.snapshots.iter().filter(|one| !of_main.contains(&one.id));
     kept.extend(elsewhere.filter(|one| is_young(one.made_ms)).map(|one| one.id));

@@ -17,8 +17,7 @@ pub fn plan(
     rules: &Rules,
     now_ms: i64,
 ) -> Vec<StoredFile> {
-    let is_old =
-        |file: &StoredFile| now_ms.saturating_sub(file.written_ms) >= millis(rules.orphans_min_age);
+    let is_old = |file: &StoredFile| now_ms.saturating_sub(file.written_ms) >= millis(rules.orphans_min_age);
     stored.into_iter().filter(|file| is_old(file) && !is_needed(&file.location)).collect()
 }
 

@@ -101,8 +101,7 @@ async fn nothing_is_left_over(folder: &Path) {
 
 async fn live_files_alive(folder: &Path) -> Vec<String> {
     let table = open_with(folder, &clock_after(0)).await;
-    let mut live: Vec<_> =
-        table.live_files().await.unwrap().into_iter().map(|file| file.location).collect();
+    let mut live: Vec<_> = table.live_files().await.unwrap().into_iter().map(|file| file.location).collect();
     live.sort();
     live
 }
@@ -140,8 +139,7 @@ async fn the_snapshot_says_why_and_repeats_what_those_before_it_said() {
     care(&table, &at_once(Some(8)), &clock).await;
     let version = status(folder.path()).await.metadata_version;
     let path = folder_of(folder.path()).join(format!("metadata/v{version}.metadata.json"));
-    let metadata: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let metadata: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let snapshots = metadata["snapshots"].as_array().unwrap();
     assert_eq!(snapshots.len(), 1);
     let summary = &snapshots[0]["summary"];
@@ -151,7 +149,10 @@ async fn the_snapshot_says_why_and_repeats_what_those_before_it_said() {
     assert_eq!((said("deleted-records"), said("deleted-data-files")), ("1".to_owned(), "1".to_owned()));
     assert_eq!((said("total-records"), said("total-data-files")), ("1".to_owned(), "1".to_owned()));
     assert_eq!((said("esker.wal-through"), said("esker.writer-epoch")), ("3".to_owned(), "7".to_owned()));
-    assert_eq!((said("esker.policy-versions"), said("esker.commit-id")), ("abc".to_owned(), "nothing".to_owned()));
+    assert_eq!(
+        (said("esker.policy-versions"), said("esker.commit-id")),
+        ("abc".to_owned(), "nothing".to_owned())
+    );
     let peek = Table::peek(&options(folder.path())).await.unwrap().unwrap();
     assert_eq!(peek.policy_versions(), ["abc"]);
 }
@@ -205,8 +206,7 @@ async fn a_plan_says_what_a_run_does_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let clock = clock_after(0);
     let today = today(&clock);
-    let table =
-        table_of(folder.path(), &clock, &[today - 40, today - 3, today], RandomIds.next_id()).await;
+    let table = table_of(folder.path(), &clock, &[today - 40, today - 3, today], RandomIds.next_id()).await;
     let before = (stored(&folder_of(folder.path()), ""), status(folder.path()).await.metadata_version);
     let planned = plan(&table, &at_once(Some(30)), clock.as_ref()).await.unwrap();
     let after = (stored(&folder_of(folder.path()), ""), status(folder.path()).await.metadata_version);
@@ -226,7 +226,11 @@ async fn snapshots_stay_for_as_long_as_configured() {
     let rules = Rules { snapshots_min_age: Duration::from_secs(3600), ..at_once(Some(30)) };
     let report = care(&table, &rules, &clock).await;
     assert_eq!((report.rows_removed, report.snapshots_expired, report.files_deleted), (1, 0, 0));
-    assert_eq!(stored(&folder_of(folder.path()), ".parquet").len(), 2, "a reader of the old snapshot may be at work");
+    assert_eq!(
+        stored(&folder_of(folder.path()), ".parquet").len(),
+        2,
+        "a reader of the old snapshot may be at work"
+    );
     clock.set(clock.now_micros() + 3601 * 1_000_000);
     let report = care(&table, &rules, &clock).await;
     assert_eq!(report.snapshots_expired, 2);

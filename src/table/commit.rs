@@ -141,7 +141,11 @@ impl Table {
         let Some(began) = claim.commit_id.get_timestamp().map(|made| made.to_unix().0) else { return Ok(()) };
         let now = u64::try_from(self.clock.now_micros() / 1_000_000).unwrap_or(0);
         let age = Duration::from_secs(now.saturating_sub(began));
-        if age < FILES_AGE_MAX { Ok(()) } else { Err(TableError::FilesTooOld { hours: age.as_secs() / 3600 }) }
+        if age < FILES_AGE_MAX {
+            Ok(())
+        } else {
+            Err(TableError::FilesTooOld { hours: age.as_secs() / 3600 })
+        }
     }
 
     async fn produce(

@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use iceberg::io::FileIO;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, FormatVersion, Literal, MAIN_BRANCH,
     ManifestContentType, ManifestEntry, ManifestFile, ManifestList, ManifestListWriter, ManifestWriter,
     ManifestWriterBuilder, Operation, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention,
     SnapshotSummaryCollector, Struct, Summary, TableMetadata,
 };
-use iceberg::io::FileIO;
 use iceberg::{Error, ErrorKind, TableRequirement, TableUpdate};
 
 use super::catalog::Loaded;
@@ -228,12 +228,7 @@ pub(super) fn carry(
 ) -> Result<(), TableError> {
     let snapshot_id = entry.snapshot_id.ok_or_else(|| lacks(manifest, "snapshot id"))?;
     let sequence = entry.sequence_number.ok_or_else(|| lacks(manifest, "sequence number"))?;
-    writer.add_existing_file(
-        entry.data_file().clone(),
-        snapshot_id,
-        sequence,
-        entry.file_sequence_number,
-    )?;
+    writer.add_existing_file(entry.data_file().clone(), snapshot_id, sequence, entry.file_sequence_number)?;
     Ok(())
 }
 

@@ -51,7 +51,10 @@ impl Warehouse {
 
     /// The same warehouse with another store around its own.
     #[cfg(test)]
-    pub(super) fn with_store(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+    pub(super) fn with_store(
+        mut self,
+        wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> Self {
         self.store = wrap(self.store);
         self
     }

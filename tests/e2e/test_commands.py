@@ -198,7 +198,7 @@ def test_status_before_while_and_after(esker):
     done = service.run("status", "--format", "json")
     assert done.returncode == 0, done.stderr
     status = json.loads(done.stdout)
-    assert status["table"] is None and status["tables"] == [{"name": "product.events", "status": None}]
+    assert status["table"] is None and status["tables"] == [{"name": "product.events", "status": None, "days": None}]
     assert not service.data.exists(), "status changes nothing"
 
     service.start()

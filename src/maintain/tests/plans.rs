@@ -10,7 +10,8 @@ fn file(day: Option<i32>, rows: u64) -> LiveFile {
 #[test]
 fn a_day_is_past_once_all_of_it_is_as_old_as_the_retention() {
     let midnight = 20_000 * DAY_MICROS;
-    for (now, first_kept) in [(midnight, 19_990), (midnight - 1, 19_989), (midnight + DAY_MICROS - 1, 19_990)] {
+    for (now, first_kept) in [(midnight, 19_990), (midnight - 1, 19_989), (midnight + DAY_MICROS - 1, 19_990)]
+    {
         let first = retain::first_day_kept(now, 10);
         assert_eq!(first, first_kept);
         // The last moment of the day before it is at least ten days ago, and that of the first day kept is not.
@@ -50,11 +51,7 @@ fn reference(name: &str, snapshot_id: i64, is_branch: bool) -> Reference {
 }
 
 fn rules(age_ms: u64, count: u64) -> Rules {
-    Rules {
-        snapshots_min_age: Duration::from_millis(age_ms),
-        snapshots_min_count: count,
-        ..at_once(None)
-    }
+    Rules { snapshots_min_age: Duration::from_millis(age_ms), snapshots_min_count: count, ..at_once(None) }
 }
 
 #[test]
@@ -127,7 +124,11 @@ fn only_the_oldest_metadata_goes_and_nothing_near_the_hint_or_the_newest() {
     assert_eq!(plan(&all, None, 10 * hour), (1..=20).collect::<Vec<_>>());
     assert_eq!(plan(&all, Some(15), 10 * hour), (1..=5).collect::<Vec<_>>(), "the hint went back");
     assert_eq!(plan(&all, Some(99), 10 * hour), (1..=20).collect::<Vec<_>>());
-    assert_eq!(plan(&all, Some(30), hour + 8), (1..=7).collect::<Vec<_>>(), "8 was the newest until an hour ago");
+    assert_eq!(
+        plan(&all, Some(30), hour + 8),
+        (1..=7).collect::<Vec<_>>(),
+        "8 was the newest until an hour ago"
+    );
     assert_eq!(plan(&all[25..], Some(30), 10 * hour), Vec::<u64>::new());
     assert_eq!(plan(&[], None, 10 * hour), Vec::<u64>::new());
     // A stray of a writer that was killed as it took its version back.

@@ -154,7 +154,10 @@ impl FilesCatalog {
                     Ok(CommitOutcome::Committed)
                 }
                 Ok(true) => {
-                    tracing::warn!(version, "this process slept while others committed and cleaned up; its commit is taken back");
+                    tracing::warn!(
+                        version,
+                        "this process slept while others committed and cleaned up; its commit is taken back"
+                    );
                     self.remove_version(version).await?;
                     Ok(CommitOutcome::Conflicted)
                 }

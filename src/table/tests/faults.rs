@@ -130,7 +130,11 @@ impl Death {
     }
 
     fn dead(&self) -> Result<()> {
-        if self.came() { Err(Error::NotImplemented { operation: "dead".into(), implementer: "test".into() }) } else { Ok(()) }
+        if self.came() {
+            Err(Error::NotImplemented { operation: "dead".into(), implementer: "test".into() })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -147,8 +151,7 @@ impl Table {
 
     /// Sends a commit on the state that was last read, which others have left far behind: it is refused.
     pub(crate) async fn commit_as_last_read(&self, property: &str) {
-        let update =
-            TableUpdate::SetProperties { updates: [(property.to_owned(), "1".to_owned())].into() };
+        let update = TableUpdate::SetProperties { updates: [(property.to_owned(), "1".to_owned())].into() };
         let outcome = self.catalog.commit(&self.loaded(), &[], vec![update]).await.unwrap();
         assert!(matches!(outcome, CommitOutcome::Conflicted), "{outcome:?}");
     }
@@ -201,7 +204,11 @@ impl ObjectStore for Mortal {
         self.change(self.inner.put_opts(key, payload, options)).await
     }
 
-    async fn put_multipart_opts(&self, key: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        key: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
         self.change(self.inner.put_multipart_opts(key, options)).await
     }
 
