@@ -15,6 +15,7 @@ pub mod drift;
 pub mod explain;
 pub mod keys;
 pub mod learn;
+pub mod maintain;
 pub mod quarantine;
 mod mixed;
 mod policies;

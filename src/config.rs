@@ -13,9 +13,11 @@ use figment::value::UncasedStr;
 
 pub mod quarantine;
 mod consent;
+pub mod maintain;
 pub mod raw;
 pub mod tables;
 
+use maintain::MaintainConfig;
 use quarantine::{BrokenContract, QuarantineConfig, UndeclaredEvents};
 use raw::RawConfig;
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub quarantine: QuarantineConfig,
     /// Triggers of a flush.
     pub flush: FlushConfig,
+    /// The care of the tables.
+    pub maintain: MaintainConfig,
     /// How long a stop may take before it is cut short.
     pub shutdown_grace: Duration,
     /// `tracing` filter directives for stderr.

@@ -23,8 +23,9 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::errors::ParquetError;
 
+pub(crate) use layout::day_of;
 pub use writer::DataFileWriter;
-pub(crate) use writer::row_bytes;
+pub(crate) use writer::{date_of, row_bytes};
 
 /// The column whose UTC day is the partition; also the second sort column.
 pub const TIME_COLUMN: &str = "event_time";

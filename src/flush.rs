@@ -153,7 +153,7 @@ impl FlushError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Files(error) => error.is_retryable(),
-            Self::Table(error) => error.is_retryable(),
+            Self::Table(error) => error.is_retryable() || matches!(error, TableError::FilesTooOld { .. }),
             Self::Log(error) => matches!(error, ControlError::Io { .. }),
             Self::Read(_) | Self::Payload { .. } | Self::UnknownTable { .. } | Self::Interrupted(_) => false,
         }
@@ -269,6 +269,10 @@ impl Flusher {
         };
         while let Some(part) = round.parts.pop_front() {
             if let Err(error) = self.commit(&part).await {
+                if matches!(error, FlushError::Table(TableError::FilesTooOld { .. })) {
+                    // The next attempt reads the WAL again, and writes anew what no table holds yet.
+                    return Err(error);
+                }
                 // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again. What
                 // other tables have confirmed is done.
                 round.parts.push_front(part);

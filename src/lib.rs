@@ -22,6 +22,7 @@ pub mod intake;
 pub mod datafile;
 pub mod table;
 pub mod flush;
+pub mod maintain;
 pub mod telemetry;
 pub mod config;
 pub mod app;

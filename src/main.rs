@@ -98,6 +98,17 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Care for the tables once: rows past their retention leave, old snapshots are expired, files that nothing needs are deleted.
+    #[command(after_help = "Example:\n  esker maintain --dry-run\n  esker maintain --format json\n\n\
+        `esker serve` does this by itself every hour (maintain.interval). See docs/retention.md.")]
+    Maintain {
+        /// Print what a run would do now, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// How to print the answer.
+        #[arg(long, value_enum, default_value_t)]
+        format: OutputFormat,
+    },
     /// Make, rotate, list or destroy the keys of the pseudonyms.
     #[command(
         subcommand,
@@ -358,6 +369,7 @@ fn main() -> ExitCode {
             Command::Check { format, .. } => app::check::command(&config, format.into()),
             Command::Explain { file, format } => app::explain::command(&config, &file, format.into()),
             Command::Status { format } => app::status::command(&config, format.into()),
+            Command::Maintain { dry_run, format } => app::maintain::command(&config, dry_run, format.into()),
             Command::Quarantine(command) => quarantine_command(&config, command),
             Command::Keys(arguments) => app::keys::command(&config, arguments.into()),
             Command::Learn { out, from, patch } => {

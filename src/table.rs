@@ -10,11 +10,13 @@ use serde::Serialize;
 use uuid::Uuid;
 
 mod beside;
+mod care;
 mod catalog;
 mod commit;
 mod error;
 mod local;
 pub mod read;
+mod remove;
 mod schema;
 mod snapshot;
 mod storage;
@@ -23,10 +25,13 @@ mod storage;
 pub(crate) mod tests;
 
 pub use beside::POLICIES_FOLDER;
+pub use care::{Expired, History, Needed, Reference, SnapshotFacts, StoredFile};
 use catalog::files::FilesCatalog;
 use catalog::{Catalog, CommitOutcome, Loaded};
+pub use catalog::{Version, Versions};
 pub use commit::{Appended, WalClaim};
 pub use error::TableError;
+pub use remove::{LiveFile, Removed};
 use storage::Warehouse;
 
 use crate::clock::{Clock, Ids};

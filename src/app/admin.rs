@@ -2,6 +2,7 @@
 //!
 //! Owns: what a running process tells of itself. Does not own: the numbers.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use crate::accounting::{Accounting, Counts};
 use crate::drift::{DriftStore, DriftSummary};
 use crate::flush::FlushWatch;
+use crate::maintain::{CareTotals, CareWatch};
 use crate::receive::stats::{Outcome, Protocol, ReceiveStats};
 use crate::telemetry::{self, Metric, Sample};
 use crate::wal::Wal;
@@ -49,6 +51,8 @@ pub struct AdminState {
     pub wal: Arc<Wal>,
     /// The flusher's progress.
     pub flush: FlushWatch,
+    /// The care of the tables.
+    pub care: CareWatch,
     /// The listeners' counts.
     pub receive: Arc<ReceiveStats>,
     /// Cancelled once the service stops taking requests.
@@ -78,6 +82,9 @@ pub struct LiveStatus {
     pub counts: Counts,
     /// What arrives undeclared: totals and the most frequent.
     pub drift: DriftSummary,
+    /// What the care of each table has done since this process started.
+    #[serde(default)]
+    pub care: BTreeMap<String, CareTotals>,
 }
 
 /// Serves the admin port until `stop`.
@@ -137,6 +144,7 @@ fn live(state: &AdminState) -> LiveStatus {
         wal: state.wal.status().into(),
         counts: state.accounting.counts(),
         drift: state.drift.report().summary(drift::TOP),
+        care: state.care.totals(),
     }
 }
 
@@ -154,6 +162,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
         Metric::counter("esker_flush_failures", "Flushes that failed and are repeated.", live.flush_failures),
         Metric::gauge("esker_flush_trouble", "1 while commits fail.", u64::from(live.trouble.is_some())),
     ]);
+    metrics.extend(care_metrics(&live.care));
     metrics.extend(request_metrics(&state.receive));
     metrics.push(drift::metric(state.drift.counts()));
     match telemetry::render(metrics) {
@@ -210,6 +219,33 @@ fn wal_metrics(wal: &LogStatus) -> Vec<Metric> {
         Metric::gauge("esker_wal_bytes", "Bytes of the WAL's files.", wal.bytes),
         Metric::gauge("esker_wal_backlog_bytes", "WAL bytes that no commit holds yet.", wal.backlog_bytes),
         Metric::gauge("esker_wal_backlog_frames", "Requests that no commit holds yet.", wal.backlog_frames),
+    ]
+}
+
+fn care_metrics(care: &BTreeMap<String, CareTotals>) -> Vec<Metric> {
+    let metric = |name, help, counter, value: fn(&CareTotals) -> u64| {
+        let sample = |(table, totals): (&String, &CareTotals)| Sample {
+            labels: vec![("table", table.clone())],
+            value: value(totals),
+        };
+        Metric { name, help, counter, samples: care.iter().map(sample).collect() }
+    };
+    let seconds =
+        |totals: &CareTotals| u64::try_from(totals.last_run_micros.unwrap_or(0) / 1_000_000).unwrap_or(0);
+    vec![
+        metric("esker_maintain_runs", "Runs of the tables' care that ended well.", true, |care| care.runs),
+        metric("esker_maintain_failures", "Runs that failed.", true, |care| care.failures),
+        metric("esker_maintain_last_run_seconds", "When a run last ended well, Unix time.", false, seconds),
+        metric("esker_retention_files_removed", "Data files whose retention passed.", true, |care| {
+            care.files_removed
+        }),
+        metric("esker_retention_rows_removed", "Rows whose retention passed.", true, |care| {
+            care.rows_removed
+        }),
+        metric("esker_maintain_snapshots_expired", "Snapshots expired.", true, |care| care.snapshots_expired),
+        metric("esker_maintain_files_deleted", "Files deleted from the store.", true, |care| {
+            care.files_deleted
+        }),
     ]
 }
 

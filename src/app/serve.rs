@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminState};
+use super::maintain::Care;
 use super::status::RunFile;
 use super::withdrawals::{self, Following};
 use super::{AppError, drift, policies, print, startup, tables};
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::drift::DriftStore;
 use crate::flush::{self, FlushError, FlushOptions, FlushWatch, Flusher, Writer};
 use crate::intake::{Intake, Parts};
+use crate::maintain::CareWatch;
 use crate::privacy::Gate;
 use crate::receive::Limits;
 use crate::receive::budget::MemoryBudget;
@@ -207,12 +209,14 @@ impl Service {
             drift: Arc::clone(&drift),
             wal: Arc::clone(&wal),
             flush: flusher.watch(),
+            care: CareWatch::default(),
             receive: Arc::clone(&stats),
             stopping: stop_listeners.clone(),
             policy_version,
             data_dir: config.data_dir.clone(),
         };
         tokio::spawn(following.run(stop_admin.clone()));
+        tokio::spawn(Care::new(config, state.care.clone()).on_schedule(stop_listeners.clone()));
         tokio::spawn(save_counts(counts.clone(), flusher.watch(), stop_admin.clone()));
         let drift = (drift, config.data_dir.clone());
         tokio::spawn(drift::keep(Arc::clone(&drift.0), drift.1.clone(), stop_admin.clone()));

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::admin::{LiveStatus, WRITER_HEADER, rfc3339};
-use super::tables::{self, NamedStatus};
+use super::tables::{self, DaysHeld, NamedStatus};
 use super::{AppError, Format, block_on, drift, print};
 use crate::accounting::Counts;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::drift::DriftSummary;
 use crate::table::{Peek, TableStatus};
@@ -129,12 +130,16 @@ async fn gather(config: &Config) -> anyhow::Result<Status> {
             None => (Counts::default(), "none"),
         },
     };
-    let status = |(name, table): (String, Option<Peek>)| {
-        let status = table.map(|table| table.status());
-        NamedStatus { name, status }
-    };
     let table = primary.map(Peek::status);
-    let tables = found.into_iter().map(status).collect();
+    let now = SystemClock.now_micros();
+    let (mut tables, all) = (Vec::with_capacity(found.len()), tables::all(config));
+    for (name, peek) in found {
+        let days = match all.iter().find(|options| options.name == name && peek.is_some()) {
+            Some(options) => Some(DaysHeld::of(options, now).await?),
+            None => None,
+        };
+        tables.push(NamedStatus { status: peek.map(|table| table.status()), name, days });
+    }
     let drift = match &live {
         Some(live) => live.drift.clone(),
         None => {
@@ -214,6 +219,11 @@ fn text(status: &Status) -> String {
             if let Some(trouble) = &live.trouble {
                 writeln!(text, "           TROUBLE: {trouble}").ok();
             }
+            for (table, care) in &live.care {
+                if let Some(trouble) = &care.trouble {
+                    writeln!(text, "           TROUBLE in the care of {table}: {trouble}").ok();
+                }
+            }
         }
         None => {
             writeln!(text, "Process    not running").ok();
@@ -243,6 +253,12 @@ fn table_text(text: &mut String, table: &NamedStatus) {
         status.retention.as_ref().map_or_else(String::new, |text| format!(", retention {text}")),
     )
     .ok();
+    if let Some((days, oldest)) = table.days.as_ref().and_then(|days| Some((days, days.oldest.as_ref()?))) {
+        let kept = days.first_kept.as_ref().map_or_else(String::new, |day| format!(", kept from {day} on"));
+        let overdue =
+            if days.overdue { "; older rows leave at the next run of `esker maintain`" } else { "" };
+        writeln!(text, "           oldest day {oldest}{kept}{overdue}").ok();
+    }
 }
 
 fn events(text: &mut String, counts: &Counts) {

@@ -12,7 +12,9 @@ use crate::clock::{Clock, Ids};
 use crate::columns::{Layout, TableColumn, quarantine, withdrawals};
 use crate::config::tables::withdrawals_name;
 use crate::config::{Config, TableConfig};
+use crate::datafile::date_of;
 use crate::flush::{Destination, Destinations, TableKind};
+use crate::maintain::retain::first_day_kept;
 use crate::registry::Registry;
 use crate::table::{Peek, Table, TableError, TableOptions, TableStatus, WalClaim};
 use crate::wal::{OnDamage, Position, WalFiles, WriterIdentity};
@@ -24,6 +26,29 @@ pub(super) struct NamedStatus {
     pub(super) name: String,
     /// None where it does not exist yet.
     pub(super) status: Option<TableStatus>,
+    /// The days that it holds, and those that it may hold; None where it does not exist yet.
+    pub(super) days: Option<DaysHeld>,
+}
+
+/// The days of a table.
+#[derive(Debug, Serialize)]
+pub(super) struct DaysHeld {
+    /// The oldest day that the newest snapshot has rows of.
+    pub(super) oldest: Option<String>,
+    /// The first day that the configured retention keeps; None: all are kept.
+    pub(super) first_kept: Option<String>,
+    /// True where older rows wait for the next run of the table's care.
+    pub(super) overdue: bool,
+}
+
+impl DaysHeld {
+    /// Looks at a table.
+    pub(super) async fn of(options: &TableOptions, now_micros: i64) -> Result<Self, TableError> {
+        let oldest = Table::oldest_day(options).await?;
+        let first_kept = options.retention_days.map(|days| first_day_kept(now_micros, days));
+        let overdue = oldest.zip(first_kept).is_some_and(|(oldest, first)| oldest < first);
+        Ok(Self { oldest: oldest.map(date_of), first_kept: first_kept.map(date_of), overdue })
+    }
 }
 
 impl From<&TableConfig> for TableOptions {
@@ -53,16 +78,29 @@ fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result
     };
     let mut kept: Vec<_> = config.tables.iter().map(events).collect();
     let primary = config.tables.first().context("the configuration has no table")?;
-    let beside = |name: String, kind, columns| Kept {
-        options: TableOptions { name, retention_days: None, ..primary.into() },
-        kind,
-        columns,
-    };
-    kept.push(beside(config.quarantine.table.clone(), TableKind::Quarantine, quarantine::columns()));
+    let [quarantine, withdrawals] = beside(config, primary);
+    kept.push(Kept { options: quarantine, kind: TableKind::Quarantine, columns: quarantine::columns() });
     if registry.events().iter().any(|event| event.withdrawal.is_some()) {
-        kept.push(beside(withdrawals_name(&primary.name), TableKind::Withdrawals, withdrawals::columns()));
+        let columns = withdrawals::columns();
+        kept.push(Kept { options: withdrawals, kind: TableKind::Withdrawals, columns });
     }
     Ok(kept)
+}
+
+/// The tables that Esker keeps for itself: the quarantine, with a retention of its own, and the withdrawals of consent. These
+/// hold for as long as there is a table, whatever is kept of the events: a subject who withdrew has not consented again.
+fn beside(config: &Config, primary: &TableConfig) -> [TableOptions; 2] {
+    let options = |name, retention_days| TableOptions { name, retention_days, ..primary.into() };
+    [
+        options(config.quarantine.table.clone(), config.quarantine.retention_days),
+        options(withdrawals_name(&primary.name), None),
+    ]
+}
+
+/// Every table that there may be, the primary first. Needs no registry.
+pub(super) fn all(config: &Config) -> Vec<TableOptions> {
+    let others = config.tables.first().map(|primary| beside(config, primary));
+    config.tables.iter().map(TableOptions::from).chain(others.into_iter().flatten()).collect()
 }
 
 /// Opens every table, or makes it.
@@ -133,10 +171,9 @@ pub(super) async fn peek(config: &Config) -> Result<Vec<(String, Option<Peek>)>,
         found.push((table.name.clone(), Table::peek(&TableOptions::from(table)).await?));
     }
     if let Some(primary) = config.tables.first() {
-        for name in [config.quarantine.table.clone(), withdrawals_name(&primary.name)] {
-            let options = TableOptions { name: name.clone(), retention_days: None, ..primary.into() };
+        for options in beside(config, primary) {
             if let Some(peek) = Table::peek(&options).await? {
-                found.push((name, Some(peek)));
+                found.push((options.name, Some(peek)));
             }
         }
     }

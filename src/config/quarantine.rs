@@ -2,10 +2,12 @@
 //!
 //! Owns: its keys, their defaults and messages. Does not own: which event is broken (`privacy`).
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::tables::{TableConfig, quarantine_name};
+use super::tables::{self, TableConfig, quarantine_name};
 use crate::privacy::seal::Recipient;
 
 /// Section `quarantine`.
@@ -15,6 +17,8 @@ pub struct QuarantineConfig {
     pub table: String,
     /// Whom payloads are sealed to; without one, no payload is kept.
     pub recipient: Option<Recipient>,
+    /// How long its rows are kept, in days.
+    pub retention_days: Option<u32>,
     /// What happens to a declared event that breaks its contract.
     pub broken_contract: BrokenContract,
     /// What happens to an event that the registry does not declare.
@@ -46,6 +50,8 @@ pub enum UndeclaredEvents {
 pub(super) struct RawQuarantine {
     table: Option<String>,
     recipient: Option<String>,
+    #[serde(with = "humantime_serde")]
+    retention: Option<Duration>,
     broken_contract: BrokenContract,
     undeclared_events: UndeclaredEvents,
 }
@@ -55,6 +61,7 @@ impl Default for RawQuarantine {
         Self {
             table: None,
             recipient: None,
+            retention: None,
             broken_contract: BrokenContract::Quarantine,
             undeclared_events: UndeclaredEvents::Drop,
         }
@@ -92,6 +99,7 @@ impl RawQuarantine {
         Ok(QuarantineConfig {
             table,
             recipient,
+            retention_days: tables::retention("quarantine", self.retention)?,
             broken_contract: self.broken_contract,
             undeclared_events: self.undeclared_events,
         })
@@ -124,7 +132,7 @@ mod tests {
     fn without_a_section_broken_events_are_set_aside_without_payload() {
         let config = Config::from_toml("[table]\nname = 'lake.clicks'").unwrap().quarantine;
         assert_eq!(config.table, "lake.clicks_quarantine");
-        assert_eq!(config.recipient, None);
+        assert_eq!((config.recipient, config.retention_days), (None, None));
         assert_eq!(config.broken_contract, BrokenContract::Quarantine);
         assert_eq!(config.undeclared_events, UndeclaredEvents::Drop);
     }
@@ -133,12 +141,14 @@ mod tests {
     fn every_key_is_read() {
         let key = OpeningKey::generate().unwrap();
         let config = Config::from_toml(&format!(
-            "[quarantine]\ntable = 'a.b'\nrecipient = '{}'\nbroken_contract = 'store'\nundeclared_events = 'quarantine'",
+            "[quarantine]\ntable = 'a.b'\nrecipient = '{}'\nbroken_contract = 'store'\nundeclared_events = 'quarantine'\n\
+             retention = '30d'",
             key.recipient()
         ));
         let config = config.unwrap().quarantine;
         assert_eq!((config.table.as_str(), config.recipient.as_ref()), ("a.b", Some(key.recipient())));
         assert_eq!(config.broken_contract, BrokenContract::Store);
+        assert_eq!(config.retention_days, Some(30));
         assert_eq!(config.undeclared_events, UndeclaredEvents::Quarantine);
     }
 
@@ -156,6 +166,7 @@ mod tests {
         assert!(message("tabel = 'a.b'").contains("tabel"));
         assert!(message("table = 'b'").contains("quarantine.table"));
         assert!(message("table = 'product.events'").contains("another table"));
+        assert!(message("retention = '36h'").contains("quarantine.retention"));
         assert!(message("undeclared_events = 'keep'").contains("undeclared_events"));
         assert!(message("broken_contract = 'drop'").contains("broken_contract"));
     }

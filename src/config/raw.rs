@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::consent::RawConsent;
+use super::maintain::RawMaintain;
 use super::quarantine::RawQuarantine;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
 use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
@@ -38,6 +39,7 @@ pub(super) struct RawConfig {
     storage: BTreeMap<String, String>,
     quarantine: RawQuarantine,
     flush: RawFlush,
+    maintain: RawMaintain,
     shutdown: RawShutdown,
     log: RawLog,
 }
@@ -156,6 +158,7 @@ impl Default for RawConfig {
             storage: BTreeMap::new(),
             quarantine: RawQuarantine::default(),
             flush: RawFlush::default(),
+            maintain: RawMaintain::default(),
             shutdown: RawShutdown::default(),
             log: RawLog::default(),
         }
@@ -264,6 +267,7 @@ impl RawConfig {
                 max_age: at_least("flush.max_age", self.flush.max_age, Duration::from_millis(100))?,
                 max_bytes: bytes_within("flush.max_bytes", self.flush.max_bytes, ByteSize::mib(1), None)?,
             },
+            maintain: self.maintain.validate()?,
             shutdown_grace: at_least("shutdown.grace", self.shutdown.grace, Duration::from_secs(1))?,
             log_filter: self.log.filter,
             ignored_variables: Vec::new(),

@@ -256,7 +256,7 @@ fn table_name(section: &str, name: String) -> Result<String, ConfigError> {
 }
 
 /// Whole days: a table is partitioned by day, so nothing finer can be kept apart.
-fn retention(section: &str, retention: Option<Duration>) -> Result<Option<u32>, ConfigError> {
+pub(super) fn retention(section: &str, retention: Option<Duration>) -> Result<Option<u32>, ConfigError> {
     let Some(retention) = retention else { return Ok(None) };
     let days =
         u32::try_from(retention.as_secs() / DAY.as_secs()).ok().filter(|days| DAY * *days == retention);

@@ -163,7 +163,7 @@ pub(crate) fn row_bytes(batch: &RecordBatch) -> usize {
 }
 
 /// A partition's date as people write it. Days beyond the year 9999 keep their number.
-fn date_of(day: i32) -> String {
+pub(crate) fn date_of(day: i32) -> String {
     const EPOCH: Date = Date::constant(1970, 1, 1);
     let span: Result<Span, _> = 0.days().try_days(day);
     match span.and_then(|span| EPOCH.checked_add(span)) {

@@ -233,6 +233,39 @@ async fn a_crash_between_two_tables_commits_stores_every_row_once() {
     assert_eq!((life.counts().committed, life.counts().in_flight), (8, 0));
 }
 
+/// Ids as a process made them that was held up since 1970.
+#[derive(Debug)]
+struct OldIds;
+
+impl Ids for OldIds {
+    fn next_id(&self) -> Uuid {
+        let mut bytes = RandomIds.next_id().into_bytes();
+        bytes[..6].fill(0);
+        Uuid::from_bytes(bytes)
+    }
+}
+
+#[tokio::test]
+async fn files_whose_commit_was_held_up_for_too_long_are_written_again() {
+    let home = Home::new();
+    let mut life = home.start().await;
+    life.receive(&[(PRIMARY, 3), (REGIONAL, 2)]).await;
+    let ids = std::mem::replace(&mut life.flusher.parts.ids, Arc::new(OldIds));
+    let held_up = life.flush_all().await.unwrap_err();
+    assert!(held_up.is_transient() && held_up.to_string().contains("held up for"), "{held_up}");
+    // The care of the tables may have deleted them meanwhile.
+    for table in ["product", "eu"] {
+        let data = home.folder.path().join(format!("warehouse/{table}/events/data"));
+        std::fs::remove_dir_all(&data).unwrap();
+    }
+    assert_eq!(home.rows().await, [0, 0, 0, 0]);
+    life.flusher.parts.ids = ids;
+    life.flush_all().await.unwrap();
+    assert_eq!(home.rows().await, [3, 2, 0, 0]);
+    assert_eq!((life.counts().committed, life.counts().in_flight), (5, 0));
+    assert_eq!(life.wal.status().waiting.frames, 0);
+}
+
 #[tokio::test]
 async fn trouble_with_one_table_loses_and_doubles_nothing() {
     let home = Home::new();

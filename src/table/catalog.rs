@@ -35,6 +35,24 @@ pub(super) enum CommitOutcome {
     Unknown(TableError),
 }
 
+/// The metadata files of a catalog that keeps them by number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Versions {
+    /// Oldest first.
+    pub files: Vec<Version>,
+    /// Where loading begins to look for the newest, if that is known.
+    pub hint: Option<u64>,
+}
+
+/// A numbered metadata file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// Its number.
+    pub number: u64,
+    /// When it was written, milliseconds since the Unix epoch, by the store's clock.
+    pub written_ms: i64,
+}
+
 /// A place that holds the pointer to a table's newest metadata.
 #[async_trait]
 pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
@@ -59,4 +77,15 @@ pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
         requirements: &[TableRequirement],
         updates: Vec<TableUpdate>,
     ) -> Result<CommitOutcome, TableError>;
+
+    /// The metadata files, where this catalog keeps them by number and leaves their removal to Esker.
+    async fn versions(&self) -> Result<Versions, TableError> {
+        Ok(Versions::default())
+    }
+
+    /// Removes an old metadata file. Whoever removes several does so in ascending order, each after the one before is gone:
+    /// what is left has no gap.
+    async fn remove_version(&self, _number: u64) -> Result<(), TableError> {
+        Ok(())
+    }
 }

@@ -22,9 +22,12 @@ use crate::datafile::WrittenFile;
 use crate::wal::Position;
 
 /// Attempts of one `append` before it gives way to the flusher's slower retries.
-const ATTEMPTS_MAX: u32 = 10;
-const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
+pub(super) const ATTEMPTS_MAX: u32 = 10;
+pub(super) const BACK_OFF_FIRST: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+
+/// Data files that waited this long for their commit are not committed any more.
+pub(super) const FILES_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The span of the WAL that a commit makes part of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +92,8 @@ impl Table {
     /// later time.
     ///
     /// # Errors
-    /// [`TableError::Fenced`] and [`TableError::Gap`] where this writer must stop; others as they say.
+    /// [`TableError::Fenced`] and [`TableError::Gap`] where this writer must stop; [`TableError::FilesTooOld`] where the files
+    /// must be written again; others as they say.
     pub async fn append(
         &self,
         files: &[WrittenFile],
@@ -109,6 +113,9 @@ impl Table {
             if attempts == ATTEMPTS_MAX {
                 break;
             }
+            if !files.is_empty() {
+                self.refuse_old(claim)?;
+            }
             let produced = self.produce(&base, files, claim, summary).await?;
             garbage = produced.metadata_files;
             match self.catalog.commit(&base, &produced.requirements, produced.updates).await? {
@@ -125,6 +132,20 @@ impl Table {
             }
         }
         Err(TableError::Contended { attempts: ATTEMPTS_MAX })
+    }
+
+    /// Refuses files that waited too long for their commit: the care of the table deletes what nothing names, once it is older
+    /// than any commit under way (`maintain`).
+    fn refuse_old(&self, claim: &WalClaim) -> Result<(), TableError> {
+        // The id was made when the writing began.
+        let Some(began) = claim.commit_id.get_timestamp().map(|made| made.to_unix().0) else { return Ok(()) };
+        let now = u64::try_from(self.clock.now_micros() / 1_000_000).unwrap_or(0);
+        let age = Duration::from_secs(now.saturating_sub(began));
+        if age < FILES_AGE_MAX {
+            Ok(())
+        } else {
+            Err(TableError::FilesTooOld { hours: age.as_secs() / 3600 })
+        }
     }
 
     async fn produce(
@@ -169,7 +190,7 @@ impl Table {
         Ok(produced)
     }
 
-    fn unused_snapshot_id(&self, metadata: &TableMetadata) -> i64 {
+    pub(super) fn unused_snapshot_id(&self, metadata: &TableMetadata) -> i64 {
         loop {
             let (high, low) = self.ids.next_id().as_u64_pair();
             // The random half of the id over its time half, without the sign.
@@ -182,14 +203,14 @@ impl Table {
     }
 
     /// Waits, with full jitter, so that writers that collided do not collide again.
-    async fn back_off(&self, longest: &mut Duration) {
+    pub(super) async fn back_off(&self, longest: &mut Duration) {
         let (_, random) = self.ids.next_id().as_u64_pair();
         let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX).max(1);
         tokio::time::sleep(Duration::from_millis(random % millis)).await;
         *longest = (*longest * 2).min(BACK_OFF_MAX);
     }
 
-    async fn remove(&self, locations: Vec<String>) {
+    pub(super) async fn remove(&self, locations: Vec<String>) {
         let file_io = self.warehouse.file_io();
         for location in locations {
             if let Err(error) = file_io.delete(&location).await {

@@ -103,6 +103,15 @@ pub enum TableError {
         /// How often.
         attempts: u32,
     },
+    /// The data files are too old to be committed.
+    #[error(
+        "the commit was held up for {hours} hours, and its data files may have been taken for orphans and deleted: the rows, which \
+         are still in the WAL, are written again"
+    )]
+    FilesTooOld {
+        /// Since their writing began.
+        hours: u64,
+    },
     /// The table vanished.
     #[error("the table {location} is gone; restore it, or restart to make a new one")]
     Gone {
@@ -124,6 +133,7 @@ impl TableError {
             | Self::Fenced { .. }
             | Self::Gap { .. }
             | Self::NotThisTable { .. }
+            | Self::FilesTooOld { .. }
             | Self::Gone { .. } => false,
         }
     }

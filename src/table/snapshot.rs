@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use iceberg::io::FileIO;
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, FormatVersion, Literal, MAIN_BRANCH,
-    ManifestContentType, ManifestFile, ManifestList, ManifestListWriter, ManifestWriterBuilder, Operation,
-    Snapshot, SnapshotReference, SnapshotRetention, SnapshotSummaryCollector, Struct, Summary, TableMetadata,
+    ManifestContentType, ManifestEntry, ManifestFile, ManifestList, ManifestListWriter, ManifestWriter,
+    ManifestWriterBuilder, Operation, PartitionSpec, Snapshot, SnapshotReference, SnapshotRetention,
+    SnapshotSummaryCollector, Struct, Summary, TableMetadata,
 };
 use iceberg::{Error, ErrorKind, TableRequirement, TableUpdate};
 
@@ -55,53 +57,76 @@ pub(super) async fn produce(
     append: Append<'_>,
 ) -> Result<Produced, TableError> {
     let metadata = &base.metadata;
-    let mut scribe = Scribe { warehouse, metadata, append: &append, number: 0, written: Vec::new() };
+    let mut scribe = Scribe::new(warehouse, metadata, append.commit_id, append.snapshot_id);
     let files =
         append.files.iter().map(|file| data_file(metadata, file)).collect::<Result<Vec<_>, TableError>>()?;
     let mut manifests = vec![scribe.new_manifest(&files).await?];
     manifests.extend(scribe.carried().await?);
-    let manifest_list = scribe.manifest_list(manifests).await?;
-    let snapshot = Snapshot::builder()
-        .with_snapshot_id(append.snapshot_id)
-        .with_parent_snapshot_id(metadata.current_snapshot_id())
-        .with_sequence_number(metadata.next_sequence_number())
-        .with_timestamp_ms(append.timestamp_ms)
-        .with_manifest_list(manifest_list)
-        .with_summary(summary(metadata, &files, append.summary.clone()))
-        .with_schema_id(metadata.current_schema_id())
-        .build();
-    let reference = SnapshotReference::new(append.snapshot_id, main_retention(metadata));
-    Ok(Produced {
-        requirements: vec![
-            TableRequirement::UuidMatch { uuid: metadata.uuid() },
-            TableRequirement::RefSnapshotIdMatch {
-                r#ref: MAIN_BRANCH.to_owned(),
-                snapshot_id: metadata.current_snapshot_id(),
-            },
-        ],
-        updates: vec![
-            TableUpdate::AddSnapshot { snapshot },
-            TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_owned(), reference },
-        ],
-        metadata_files: scribe.written,
-    })
+    let summary = summary(metadata, &files, append.summary);
+    scribe.snapshot(manifests, append.timestamp_ms, summary).await
 }
 
 /// Writes one snapshot's metadata files.
-struct Scribe<'a> {
+pub(super) struct Scribe<'a> {
     warehouse: &'a Warehouse,
     metadata: &'a TableMetadata,
-    append: &'a Append<'a>,
+    commit_id: uuid::Uuid,
+    snapshot_id: i64,
     number: usize,
     written: Vec<String>,
 }
 
-impl Scribe<'_> {
+impl<'a> Scribe<'a> {
+    /// For the snapshot of this id, on top of `metadata`'s newest. `commit_id` names its files.
+    pub(super) fn new(
+        warehouse: &'a Warehouse,
+        metadata: &'a TableMetadata,
+        commit_id: uuid::Uuid,
+        snapshot_id: i64,
+    ) -> Self {
+        Self { warehouse, metadata, commit_id, snapshot_id, number: 0, written: Vec::new() }
+    }
+
+    /// Writes the manifest list, and gives the commit that makes the snapshot the newest.
+    pub(super) async fn snapshot(
+        mut self,
+        manifests: Vec<ManifestFile>,
+        timestamp_ms: i64,
+        summary: Summary,
+    ) -> Result<Produced, TableError> {
+        let metadata = self.metadata;
+        let manifest_list = self.manifest_list(manifests).await?;
+        let snapshot = Snapshot::builder()
+            .with_snapshot_id(self.snapshot_id)
+            .with_parent_snapshot_id(metadata.current_snapshot_id())
+            .with_sequence_number(metadata.next_sequence_number())
+            .with_timestamp_ms(timestamp_ms)
+            .with_manifest_list(manifest_list)
+            .with_summary(summary)
+            .with_schema_id(metadata.current_schema_id())
+            .build();
+        let reference = SnapshotReference::new(self.snapshot_id, main_retention(metadata));
+        Ok(Produced {
+            requirements: vec![
+                TableRequirement::UuidMatch { uuid: metadata.uuid() },
+                TableRequirement::RefSnapshotIdMatch {
+                    r#ref: MAIN_BRANCH.to_owned(),
+                    snapshot_id: metadata.current_snapshot_id(),
+                },
+            ],
+            updates: vec![
+                TableUpdate::AddSnapshot { snapshot },
+                TableUpdate::SetSnapshotRef { ref_name: MAIN_BRANCH.to_owned(), reference },
+            ],
+            metadata_files: self.written,
+        })
+    }
+
     fn next_manifest(&mut self) -> String {
         let location = format!(
             "{}/metadata/{}-m{}.avro",
             self.metadata.location(),
-            self.append.commit_id.simple(),
+            self.commit_id.simple(),
             self.number
         );
         self.number += 1;
@@ -109,11 +134,16 @@ impl Scribe<'_> {
         location
     }
 
-    fn manifest_writer(&mut self) -> Result<iceberg::spec::ManifestWriter, TableError> {
+    fn manifest_writer(&mut self) -> Result<ManifestWriter, TableError> {
+        self.manifest_writer_of(&self.metadata.default_partition_spec().clone())
+    }
+
+    /// A writer of a manifest whose files lie in the partitions of `spec`.
+    pub(super) fn manifest_writer_of(&mut self, spec: &PartitionSpec) -> Result<ManifestWriter, TableError> {
         let output = self.warehouse.file_io().new_output(self.next_manifest())?;
         let schema = self.metadata.current_schema().clone();
-        let spec = self.metadata.default_partition_spec().as_ref().clone();
-        Ok(ManifestWriterBuilder::new(output, Some(self.append.snapshot_id), schema, spec).build_v2_data())
+        let spec = spec.clone();
+        Ok(ManifestWriterBuilder::new(output, Some(self.snapshot_id), schema, spec).build_v2_data())
     }
 
     /// The manifest of the added files. Their sequence number is inherited: it is known once the commit succeeds.
@@ -130,9 +160,8 @@ impl Scribe<'_> {
     async fn carried(&mut self) -> Result<Vec<ManifestFile>, TableError> {
         let Some(current) = self.metadata.current_snapshot() else { return Ok(Vec::new()) };
         let file_io = self.warehouse.file_io();
-        let bytes = file_io.new_input(current.manifest_list())?.read().await?;
-        let list = ManifestList::parse_with_version(&bytes, FormatVersion::V2)?;
-        let manifests: Vec<_> = list.consume_entries().into_iter().collect();
+        let mut manifests = manifests(&file_io, current).await?;
+        manifests.retain(has_live_files);
         let spec_id = self.metadata.default_partition_spec_id();
         let (small, mut kept): (Vec<_>, Vec<_>) = manifests.into_iter().partition(|manifest| {
             manifest.content == ManifestContentType::Data
@@ -148,20 +177,7 @@ impl Scribe<'_> {
             for entry in
                 manifest.load_manifest(&file_io).await?.entries().iter().filter(|entry| entry.is_alive())
             {
-                let lacks = |what: &str| {
-                    Error::new(
-                        ErrorKind::DataInvalid,
-                        format!("{} lacks a {what} of a file", manifest.manifest_path),
-                    )
-                };
-                let snapshot_id = entry.snapshot_id.ok_or_else(|| lacks("snapshot id"))?;
-                let sequence = entry.sequence_number.ok_or_else(|| lacks("sequence number"))?;
-                writer.add_existing_file(
-                    entry.data_file().clone(),
-                    snapshot_id,
-                    sequence,
-                    entry.file_sequence_number,
-                )?;
+                carry(&mut writer, &manifest, entry)?;
             }
         }
         kept.insert(0, writer.write_manifest_file().await?);
@@ -172,14 +188,14 @@ impl Scribe<'_> {
         let location = format!(
             "{}/metadata/snap-{}-{}.avro",
             self.metadata.location(),
-            self.append.snapshot_id,
-            self.append.commit_id.simple()
+            self.snapshot_id,
+            self.commit_id.simple()
         );
         self.written.push(location.clone());
         let output = self.warehouse.file_io().new_output(&location)?;
         let mut writer = ManifestListWriter::v2(
             output.writer().await?,
-            self.append.snapshot_id,
+            self.snapshot_id,
             self.metadata.current_snapshot_id(),
             self.metadata.next_sequence_number(),
         );
@@ -189,21 +205,57 @@ impl Scribe<'_> {
     }
 }
 
+/// The manifests of a snapshot.
+pub(super) async fn manifests(
+    file_io: &FileIO,
+    snapshot: &Snapshot,
+) -> Result<Vec<ManifestFile>, TableError> {
+    let bytes = file_io.new_input(snapshot.manifest_list())?.read().await?;
+    let list = ManifestList::parse_with_version(&bytes, FormatVersion::V2)?;
+    Ok(list.consume_entries().into_iter().collect())
+}
+
+/// False for a manifest that tells of removed files alone: the snapshot that removed them says so, and none after it has to.
+pub(super) fn has_live_files(manifest: &ManifestFile) -> bool {
+    manifest.has_added_files() || manifest.has_existing_files()
+}
+
+/// Writes a live file of `manifest` into another manifest, as it was.
+pub(super) fn carry(
+    writer: &mut ManifestWriter,
+    manifest: &ManifestFile,
+    entry: &ManifestEntry,
+) -> Result<(), TableError> {
+    let snapshot_id = entry.snapshot_id.ok_or_else(|| lacks(manifest, "snapshot id"))?;
+    let sequence = entry.sequence_number.ok_or_else(|| lacks(manifest, "sequence number"))?;
+    writer.add_existing_file(entry.data_file().clone(), snapshot_id, sequence, entry.file_sequence_number)?;
+    Ok(())
+}
+
+/// A manifest that is not as the specification says.
+pub(super) fn lacks(manifest: &ManifestFile, what: &str) -> Error {
+    let text = format!("{} lacks a {what} of a file", manifest.manifest_path);
+    Error::new(ErrorKind::DataInvalid, text)
+}
+
 /// The retention settings of `main`, which a commit must not reset.
 fn main_retention(metadata: &TableMetadata) -> SnapshotRetention {
-    // The crate has no accessor for references; their serialised form is the specification's.
-    let reference = serde_json::to_value(metadata)
-        .ok()
-        .and_then(|json| json.get("refs")?.get(MAIN_BRANCH).cloned())
-        .and_then(|json| serde_json::from_value::<SnapshotReference>(json).ok());
-    reference.map_or(
+    let main = references(metadata).into_iter().find(|(name, _)| name == MAIN_BRANCH);
+    main.map_or(
         SnapshotRetention::Branch {
             min_snapshots_to_keep: None,
             max_snapshot_age_ms: None,
             max_ref_age_ms: None,
         },
-        |reference| reference.retention,
+        |(_, reference)| reference.retention,
     )
+}
+
+/// Every branch and tag.
+pub(super) fn references(metadata: &TableMetadata) -> BTreeMap<String, SnapshotReference> {
+    // The crate has no accessor for references; their serialised form is the specification's.
+    let refs = serde_json::to_value(metadata).ok().and_then(|json| json.get("refs").cloned());
+    refs.and_then(|refs| serde_json::from_value(refs).ok()).unwrap_or_default()
 }
 
 fn summary(metadata: &TableMetadata, files: &[DataFile], ours: BTreeMap<String, String>) -> Summary {
@@ -215,15 +267,24 @@ fn summary(metadata: &TableMetadata, files: &[DataFile], ours: BTreeMap<String, 
             metadata.default_partition_spec().clone(),
         );
     }
-    let mut properties: HashMap<String, String> = collector.build();
+    let mut properties = with_totals(metadata, collector.build());
+    properties.extend(ours);
+    Summary { operation: Operation::Append, additional_properties: properties }
+}
+
+/// What a snapshot adds and removes, and the totals that follow from it and the snapshot before.
+pub(super) fn with_totals(
+    metadata: &TableMetadata,
+    mut properties: HashMap<String, String>,
+) -> HashMap<String, String> {
     let before = metadata.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
-    for (total, added) in [
-        ("total-records", "added-records"),
-        ("total-data-files", "added-data-files"),
-        ("total-files-size", "added-files-size"),
-        ("total-delete-files", "added-delete-files"),
-        ("total-position-deletes", "added-position-deletes"),
-        ("total-equality-deletes", "added-equality-deletes"),
+    for (total, added, removed) in [
+        ("total-records", "added-records", "deleted-records"),
+        ("total-data-files", "added-data-files", "deleted-data-files"),
+        ("total-files-size", "added-files-size", "removed-files-size"),
+        ("total-delete-files", "added-delete-files", "removed-delete-files"),
+        ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
+        ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
     ] {
         let number = |found: Option<&String>| found.and_then(|text| text.parse::<u64>().ok());
         let previous = match before {
@@ -233,11 +294,11 @@ fn summary(metadata: &TableMetadata, files: &[DataFile], ours: BTreeMap<String, 
         };
         if let Some(previous) = previous {
             let sum = previous + number(properties.get(added)).unwrap_or(0);
-            properties.insert(total.to_owned(), sum.to_string());
+            let rest = sum.saturating_sub(number(properties.get(removed)).unwrap_or(0));
+            properties.insert(total.to_owned(), rest.to_string());
         }
     }
-    properties.extend(ours);
-    Summary { operation: Operation::Append, additional_properties: properties }
+    properties
 }
 
 /// Iceberg's record of a data file.

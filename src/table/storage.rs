@@ -49,6 +49,16 @@ impl Warehouse {
         Ok(Self { store: Arc::new(store), location })
     }
 
+    /// The same warehouse with another store around its own.
+    #[cfg(test)]
+    pub(super) fn with_store(
+        mut self,
+        wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> Self {
+        self.store = wrap(self.store);
+        self
+    }
+
     /// The store; its keys are relative to the warehouse.
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store)

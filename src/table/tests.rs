@@ -17,7 +17,7 @@ use crate::registry::ColumnType;
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
-fn column(name: &str, ty: ColumnType, required: bool) -> TableColumn {
+pub(crate) fn column(name: &str, ty: ColumnType, required: bool) -> TableColumn {
     TableColumn {
         name: name.to_owned(),
         ty,
@@ -28,7 +28,7 @@ fn column(name: &str, ty: ColumnType, required: bool) -> TableColumn {
     }
 }
 
-fn columns() -> Vec<TableColumn> {
+pub(crate) fn columns() -> Vec<TableColumn> {
     vec![
         column("event_name", ColumnType::String, true),
         column("event_time", ColumnType::Timestamp, true),
@@ -36,7 +36,7 @@ fn columns() -> Vec<TableColumn> {
     ]
 }
 
-fn options(folder: &std::path::Path) -> TableOptions {
+pub(crate) fn options(folder: &std::path::Path) -> TableOptions {
     TableOptions {
         warehouse: format!("file://{}/warehouse", folder.display()),
         name: "product.events".to_owned(),
@@ -44,11 +44,11 @@ fn options(folder: &std::path::Path) -> TableOptions {
     }
 }
 
-async fn open(folder: &std::path::Path, columns: &[TableColumn]) -> Result<Table, TableError> {
+pub(crate) async fn open(folder: &std::path::Path, columns: &[TableColumn]) -> Result<Table, TableError> {
     Table::open_or_create(&options(folder), columns, Arc::new(SystemClock), Arc::new(RandomIds)).await
 }
 
-async fn files(table: &Table, days: &[i64]) -> Vec<WrittenFile> {
+pub(crate) async fn files(table: &Table, days: &[i64]) -> Vec<WrittenFile> {
     let target = table.file_target(RandomIds.next_id()).unwrap();
     let times = TimestampMicrosecondArray::from_iter_values(days.iter().map(|day| day * DAY_MICROS + 5));
     let columns: Vec<(&str, ArrayRef)> = vec![
@@ -61,22 +61,22 @@ async fn files(table: &Table, days: &[i64]) -> Vec<WrittenFile> {
     writer.finish().await.unwrap()
 }
 
-fn claim(writer_id: Uuid, epoch: u64, from: u64, through: u64) -> WalClaim {
+pub(crate) fn claim(writer_id: Uuid, epoch: u64, from: u64, through: u64) -> WalClaim {
     let commit_id = RandomIds.next_id();
     WalClaim { writer_id, epoch, from: Position(from), through: Position(through), commit_id }
 }
 
-async fn append(table: &Table, days: &[i64], claim: &WalClaim) -> Result<Appended, TableError> {
+pub(crate) async fn append(table: &Table, days: &[i64], claim: &WalClaim) -> Result<Appended, TableError> {
     let files = files(table, days).await;
     table.append(&files, claim, &BTreeMap::new()).await
 }
 
-async fn status(folder: &std::path::Path) -> TableStatus {
+pub(crate) async fn status(folder: &std::path::Path) -> TableStatus {
     Table::peek(&options(folder)).await.unwrap().unwrap().status()
 }
 
 /// The paths of all live data files, and the rows that they are said to hold.
-async fn live_files(folder: &std::path::Path) -> Vec<(String, u64)> {
+pub(crate) async fn live_files(folder: &std::path::Path) -> Vec<(String, u64)> {
     let warehouse = Warehouse::open(&options(folder).warehouse).unwrap();
     let loaded = FilesCatalog::new(&warehouse, "product.events").load().await.unwrap().unwrap();
     let Some(snapshot) = loaded.metadata.current_snapshot() else { return Vec::new() };

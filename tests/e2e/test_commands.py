@@ -18,7 +18,7 @@ def idle(homes) -> Esker:
     return Esker(homes("commands"))
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["status"], ["learn"], ["catalogue"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["status"], ["learn"], ["catalogue"], ["maintain"]])
 def test_help_has_an_example(idle, command):
     done = idle.run(*command, "--help")
     assert done.returncode == 0
@@ -219,7 +219,7 @@ def test_status_before_while_and_after(esker):
     done = service.run("status", "--format", "json")
     assert done.returncode == 0, done.stderr
     status = json.loads(done.stdout)
-    assert status["table"] is None and status["tables"] == [{"name": "product.events", "status": None}]
+    assert status["table"] is None and status["tables"] == [{"name": "product.events", "status": None, "days": None}]
     assert not service.data.exists(), "status changes nothing"
 
     service.start()

@@ -6,6 +6,10 @@
 //! the table, or finds its commit in it, puts the hint right. A writer that slept can only create a version
 //! that nobody had created, and whether that counts is decided by what a later load shows.
 //!
+//! Old versions are removed in ascending order, each after the one before it is gone. So the versions that are left are those
+//! up to the newest, without a gap; and whoever creates version N+1 and finds that version N is gone has slept so long that
+//! N+1 was removed before: it takes its version back, leaves the hint alone, and has lost.
+//!
 //! Owns: names and order of metadata files. Does not own: what is in them.
 
 use std::sync::Arc;
@@ -17,13 +21,16 @@ use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 
-use super::{Catalog, CommitOutcome, Loaded};
+use super::{Catalog, CommitOutcome, Loaded, Version, Versions};
 use crate::table::error::TableError;
 use crate::table::storage::Warehouse;
 
 const HINT: &str = "version-hint.text";
 /// A hint is a number; what is longer is none.
 const HINT_BYTES_MAX: usize = 32;
+
+/// Times that a version may vanish between being found and being read.
+const LOADS_MAX: u32 = 10;
 
 /// One table's folder.
 #[derive(Debug)]
@@ -94,13 +101,32 @@ impl FilesCatalog {
         }
     }
 
+    /// All versions, oldest first.
+    async fn listed(&self) -> Result<Vec<Version>, TableError> {
+        let mut objects = self.store.list(Some(&self.metadata_folder));
+        let mut found = Vec::new();
+        while let Some(object) = objects.try_next().await? {
+            let name = object.location.filename();
+            let number = name.and_then(|name| name.strip_prefix('v')?.strip_suffix(".metadata.json"));
+            if let Some(number) = number.and_then(|number| number.parse().ok()) {
+                found.push(Version { number, written_ms: object.last_modified.timestamp_millis() });
+            }
+        }
+        found.sort_unstable_by_key(|version| version.number);
+        Ok(found)
+    }
+
     /// The greatest version by listing.
     async fn greatest_listed(&self) -> Result<Option<u64>, TableError> {
-        let objects: Vec<_> = self.store.list(Some(&self.metadata_folder)).try_collect().await?;
-        let versions = objects.iter().filter_map(|object| {
-            object.location.filename()?.strip_prefix('v')?.strip_suffix(".metadata.json")?.parse().ok()
-        });
-        Ok(versions.max())
+        Ok(self.listed().await?.last().map(|version| version.number))
+    }
+
+    /// True where a version that was just created is no successor of anything: its name had been in use, and was free again.
+    async fn is_stray(&self, version: u64) -> Result<bool, TableError> {
+        if version > 1 {
+            return Ok(!self.exists(version - 1).await?);
+        }
+        Ok(self.greatest_listed().await? > Some(version))
     }
 
     async fn newest_version(&self) -> Result<Option<u64>, TableError> {
@@ -122,10 +148,21 @@ impl FilesCatalog {
         let bytes = serde_json::to_vec(metadata)
             .map_err(|error| TableError::Metadata { location, problem: error.to_string() })?;
         match self.store.put_opts(&self.key(version), bytes.into(), PutMode::Create.into()).await {
-            Ok(_) => {
-                self.write_hint(version).await;
-                Ok(CommitOutcome::Committed)
-            }
+            Ok(_) => match self.is_stray(version).await {
+                Ok(false) => {
+                    self.write_hint(version).await;
+                    Ok(CommitOutcome::Committed)
+                }
+                Ok(true) => {
+                    tracing::warn!(
+                        version,
+                        "this process slept while others committed and cleaned up; its commit is taken back"
+                    );
+                    self.remove_version(version).await?;
+                    Ok(CommitOutcome::Conflicted)
+                }
+                Err(error) => Ok(CommitOutcome::Unknown(error)),
+            },
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                 Ok(CommitOutcome::Conflicted)
             }
@@ -150,10 +187,14 @@ impl Catalog for FilesCatalog {
     }
 
     async fn load(&self) -> Result<Option<Loaded>, TableError> {
-        match self.newest_version().await? {
-            Some(version) => self.read(version).await,
-            None => Ok(None),
+        for _ in 0..LOADS_MAX {
+            let Some(version) = self.newest_version().await? else { return Ok(None) };
+            if let Some(loaded) = self.read(version).await? {
+                return Ok(Some(loaded));
+            }
+            // It was old, and was removed while this process looked for newer ones. That is not a table that is not there.
         }
+        Err(TableError::Contended { attempts: LOADS_MAX })
     }
 
     /// Writes the hint where a crash, or an answer that was lost, left it behind: readers that go by it would not see what
@@ -190,5 +231,18 @@ impl Catalog for FilesCatalog {
             builder = update.apply(builder)?;
         }
         self.put(base.version + 1, &builder.build()?.metadata).await
+    }
+
+    async fn versions(&self) -> Result<Versions, TableError> {
+        // The hint first: it only grows, but for writers that slept, and the lower one is the careful one.
+        let hint = self.hint().await?;
+        Ok(Versions { files: self.listed().await?, hint })
+    }
+
+    async fn remove_version(&self, number: u64) -> Result<(), TableError> {
+        match self.store.delete(&self.key(number)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

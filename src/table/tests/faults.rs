@@ -1,18 +1,29 @@
-//! Tables whose commits fail on demand, for the tests of whoever commits.
+//! Tables whose commits fail on demand, and stores that die on demand, for the tests of whoever commits or deletes.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
 
-use crate::table::catalog::{Catalog, CommitOutcome, Loaded};
+use crate::table::catalog::files::FilesCatalog;
+use crate::table::catalog::{Catalog, CommitOutcome, Loaded, Versions};
 use crate::table::{Table, TableError};
 
 const NONE: u8 = 0;
 const DOWN: u8 = 1;
 const MUTE: u8 = 2;
+/// And one more for each answer that is still to be lost.
+const LOST: u8 = 100;
 
 /// What a catalog does with commits; shared with the test.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +38,11 @@ impl Faults {
     /// Commits fail, and nothing happens.
     pub(crate) fn down(&self) {
         self.0.store(DOWN, Ordering::SeqCst);
+    }
+
+    /// The next commits happen, and how they ended is not known.
+    pub(crate) fn lose_answers(&self, commits: u8) {
+        self.0.store(LOST + commits, Ordering::SeqCst);
     }
 
     /// Commits happen, and whoever waits for one is told of a failure: as if it had died just then.
@@ -55,7 +71,7 @@ impl Catalog for Faulty {
         self.inner.table_location()
     }
 
-    async fn load(&self) -> Result<Option<Loaded>, TableError> {
+    async fn load(&self) -> std::result::Result<Option<Loaded>, TableError> {
         self.inner.load().await
     }
 
@@ -63,7 +79,7 @@ impl Catalog for Faulty {
         self.inner.show(loaded).await;
     }
 
-    async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError> {
+    async fn create(&self, metadata: TableMetadata) -> std::result::Result<CommitOutcome, TableError> {
         self.inner.create(metadata).await
     }
 
@@ -72,14 +88,162 @@ impl Catalog for Faulty {
         base: &Loaded,
         requirements: &[TableRequirement],
         updates: Vec<TableUpdate>,
-    ) -> Result<CommitOutcome, TableError> {
+    ) -> std::result::Result<CommitOutcome, TableError> {
         let fault = self.faults.0.load(Ordering::SeqCst);
         if fault != DOWN {
             let outcome = self.inner.commit(base, requirements, updates).await?;
-            if fault == NONE {
+            if fault == NONE || fault == LOST {
                 return Ok(outcome);
+            }
+            if fault > LOST {
+                self.faults.0.store(fault - 1, Ordering::SeqCst);
+                return Ok(CommitOutcome::Unknown(TableError::Contended { attempts: 0 }));
             }
         }
         Err(TableError::Contended { attempts: 0 })
+    }
+
+    async fn versions(&self) -> std::result::Result<Versions, TableError> {
+        self.inner.versions().await
+    }
+
+    async fn remove_version(&self, number: u64) -> std::result::Result<(), TableError> {
+        self.inner.remove_version(number).await
+    }
+}
+
+/// A process that dies at a certain change to the store: that change happens or not, and nothing after it does.
+#[derive(Debug, Clone)]
+pub(crate) struct Death {
+    changes_left: Arc<AtomicI64>,
+    /// True: the last change happens, and nobody hears of it.
+    mute: bool,
+}
+
+impl Death {
+    pub(crate) fn at(change: i64, mute: bool) -> Self {
+        Self { changes_left: Arc::new(AtomicI64::new(change)), mute }
+    }
+
+    pub(crate) fn came(&self) -> bool {
+        self.changes_left.load(Ordering::SeqCst) <= 0
+    }
+
+    fn dead(&self) -> Result<()> {
+        if self.came() {
+            Err(Error::NotImplemented { operation: "dead".into(), implementer: "test".into() })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Table {
+    /// Tags a snapshot, as another engine would.
+    pub(crate) async fn tag(&self, name: &str, snapshot_id: i64) {
+        let base = self.reload().await.unwrap();
+        let retention = iceberg::spec::SnapshotRetention::Tag { max_ref_age_ms: None };
+        let reference = iceberg::spec::SnapshotReference::new(snapshot_id, retention);
+        let update = TableUpdate::SetSnapshotRef { ref_name: name.to_owned(), reference };
+        let outcome = self.catalog.commit(&base, &[], vec![update]).await.unwrap();
+        assert!(matches!(outcome, CommitOutcome::Committed), "{outcome:?}");
+    }
+
+    /// Sends a commit on the state that was last read, which others have left far behind: it is refused.
+    pub(crate) async fn commit_as_last_read(&self, property: &str) {
+        let update = TableUpdate::SetProperties { updates: [(property.to_owned(), "1".to_owned())].into() };
+        let outcome = self.catalog.commit(&self.loaded(), &[], vec![update]).await.unwrap();
+        assert!(matches!(outcome, CommitOutcome::Conflicted), "{outcome:?}");
+    }
+
+    /// Makes the table as if it were not there: it is refused.
+    pub(crate) async fn create_again(&self, columns: &[crate::columns::TableColumn]) {
+        let metadata = crate::table::schema::new_table(self.location(), "product.events", columns).unwrap();
+        let outcome = self.catalog.create(metadata).await.unwrap();
+        assert!(matches!(outcome, CommitOutcome::Conflicted), "{outcome:?}");
+    }
+
+    /// The same table, whose process dies as told.
+    pub(crate) fn with_death(self, name: &str, death: &Death) -> Self {
+        let wrap = |inner| Arc::new(Mortal { inner, death: death.clone() }) as Arc<dyn ObjectStore>;
+        let warehouse = self.warehouse.with_store(wrap);
+        let catalog = Arc::new(FilesCatalog::new(&warehouse, name));
+        Self { warehouse, catalog, ..self }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Mortal {
+    inner: Arc<dyn ObjectStore>,
+    death: Death,
+}
+
+impl fmt::Display for Mortal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of a mortal process", self.inner)
+    }
+}
+
+impl Mortal {
+    async fn change<T>(&self, change: impl Future<Output = Result<T>>) -> Result<T> {
+        self.death.dead()?;
+        if self.death.changes_left.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return change.await;
+        }
+        if self.death.mute {
+            drop(change.await);
+        }
+        self.death.dead()?;
+        unreachable!("it has just died")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Mortal {
+    async fn put_opts(&self, key: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.change(self.inner.put_opts(key, payload, options)).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        key: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.change(self.inner.put_multipart_opts(key, options)).await
+    }
+
+    async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
+        self.death.dead()?;
+        self.inner.get_opts(key, options).await
+    }
+
+    fn delete_stream(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let this = self.clone();
+        keys.then(move |key| {
+            let this = this.clone();
+            async move {
+                let one = futures::stream::once(std::future::ready(key)).boxed();
+                let mut deleted = this.inner.delete_stream(one);
+                this.change(async { deleted.next().await.unwrap() }).await
+            }
+            .boxed()
+        })
+        .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if let Err(error) = self.death.dead() {
+            return futures::stream::once(std::future::ready(Err(error))).boxed();
+        }
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.death.dead()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.change(self.inner.copy_opts(from, to, options)).await
     }
 }
