@@ -11,11 +11,13 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
+pub mod access;
 pub mod quarantine;
 mod consent;
 pub mod raw;
 pub mod tables;
 
+use access::AccessConfig;
 use quarantine::QuarantineConfig;
 use raw::RawConfig;
 
@@ -75,6 +77,8 @@ pub struct ReceiveConfig {
     pub http: SocketAddr,
     /// Health, metrics, status.
     pub admin: SocketAddr,
+    /// Who may come in.
+    pub access: AccessConfig,
     /// Where an event's name is found when it is in none of the standard places.
     pub names: Vec<Rule>,
     /// Largest request, compressed and decompressed, bytes.

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
+use super::access::GuardedListener;
 use super::budget::MemoryBudget;
 use super::reply::{Receipt, Refusal, Sink};
 use super::stats::{Outcome, Protocol, ReceiveStats};
@@ -108,10 +109,10 @@ impl Service {
             ((sink.clone(), budget.clone(), Arc::clone(&stats)), stop.clone().cancelled_owned());
         let ended = match listener {
             Listener::Http => {
-                tokio::spawn(super::http::serve(socket, parts.0, limits, parts.1, parts.2, stopped))
+                tokio::spawn(super::http::serve(GuardedListener::open(socket), parts.0, limits, parts.1, parts.2, stopped))
             }
             Listener::Grpc => {
-                tokio::spawn(super::grpc::serve(socket, parts.0, limits, parts.1, parts.2, stopped))
+                tokio::spawn(super::grpc::serve(GuardedListener::open(socket), parts.0, limits, parts.1, parts.2, stopped))
             }
         };
         Self { address, sink, stats, budget, stop, ended }
