@@ -39,7 +39,7 @@ pub fn command(config: &Config, from: Option<&Path>, out: Option<&Path>) -> Resu
 }
 
 fn known(config: &Config) -> Result<DriftReport, AppError> {
-    let live: Option<DriftReport> = block_on(async { Ok(status::ask(&config.data_dir, "/drift").await) })?;
+    let live: Option<DriftReport> = block_on(async { Ok(status::ask(&config.data_dir, "/drift").await?) })?;
     let report = match live {
         Some(report) => Some(report.valid()),
         None => drift::load(&config.data_dir.join(DRIFT_FILE))?,

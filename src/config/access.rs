@@ -40,8 +40,12 @@ impl AccessConfig {
         let tls = match (tls.cert, tls.key, tls.client_ca) {
             (Some(certificate), Some(key), client_ca) => Some(TlsFiles { certificate, key, client_ca }),
             (None, None, None) => None,
-            (Some(_), None, _) => return Err(problem("receive.tls.key", "is missing beside receive.tls.cert")),
-            (None, ..) => return Err(problem("receive.tls.cert", "is missing beside the other keys of receive.tls")),
+            (Some(_), None, _) => {
+                return Err(problem("receive.tls.key", "is missing beside receive.tls.cert"));
+            }
+            (None, ..) => {
+                return Err(problem("receive.tls.cert", "is missing beside the other keys of receive.tls"));
+            }
         };
         for (key, path) in [("receive.tokens_file", &tokens), ("receive.tls.client_ca", &client_ca(&tls))] {
             if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
@@ -95,11 +99,15 @@ mod tests {
     #[test]
     fn an_address_that_others_reach_needs_tls_and_tokens_and_the_message_names_what_is_missing() {
         for key in ["grpc", "http", "admin"] {
-            for address in ["0.0.0.0:4317", "10.0.0.7:4317", "[::]:4317", "[2001:db8::1]:4317", "[::ffff:10.0.0.7]:1"] {
+            for address in
+                ["0.0.0.0:4317", "10.0.0.7:4317", "[::]:4317", "[2001:db8::1]:4317", "[::ffff:10.0.0.7]:1"]
+            {
                 let listen = format!("{key} = \"{address}\"\n");
                 let all = said(&listen);
                 assert!(all.contains(&format!("receive.{key}")), "{all}");
-                for part in ["receive.tls.cert", "receive.tls.key", "receive.tokens_file", "receive.insecure = true"] {
+                for part in
+                    ["receive.tls.cert", "receive.tls.key", "receive.tokens_file", "receive.insecure = true"]
+                {
                     assert!(all.contains(part), "{all}");
                 }
                 let no_tokens = said(&format!("{listen}{TLS}"));

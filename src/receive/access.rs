@@ -162,9 +162,8 @@ impl Access {
         if let (Some(in_force), Some(path)) = (&self.tokens, &self.files.tokens) {
             let text = files::read(TOKENS_KEY, path, Privacy::Unchanged);
             let digest = text.as_ref().map(|text| Sha256::digest(&***text).into());
-            let parse = |before: &Tokens, text: Zeroizing<Vec<u8>>| {
-                Ok(parse_tokens(path, &text)?.continuing(before))
-            };
+            let parse =
+                |before: &Tokens, text: Zeroizing<Vec<u8>>| Ok(parse_tokens(path, &text)?.continuing(before));
             found.extend(in_force.replace("tokens", digest.ok(), text, parse));
         }
         found
@@ -298,9 +297,10 @@ impl Entrance {
     }
 
     pub(super) fn count_failure(&self, failure: HandshakeFailure) {
-        let counter = self.access.as_ref().and_then(|access| {
-            access.stats.handshakes.get(self.port as usize)?.get(failure as usize)
-        });
+        let counter = self
+            .access
+            .as_ref()
+            .and_then(|access| access.stats.handshakes.get(self.port as usize)?.get(failure as usize));
         if let Some(counter) = counter {
             counter.fetch_add(1, Relaxed);
         }
@@ -422,7 +422,8 @@ impl TlsTexts {
 
     fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for part in [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten() {
+        for part in [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten()
+        {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(&**part);
         }

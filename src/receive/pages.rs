@@ -75,13 +75,15 @@ fn denied(refusal: &Refusal) -> Response<ReplyBody> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Refusal::Denied(denial) = refusal {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(*denial)));
-        headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"esker\", charset=\"UTF-8\""));
+        headers
+            .append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"esker\", charset=\"UTF-8\""));
     }
     response
 }
 
 fn reply(status: StatusCode, body: Bytes) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody { data: Some(body).filter(|body| !body.is_empty()), trailers: None });
+    let mut response =
+        Response::new(ReplyBody { data: Some(body).filter(|body| !body.is_empty()), trailers: None });
     *response.status_mut() = status;
     response
 }

@@ -231,7 +231,9 @@ impl Receipt {
 fn denied(denial: Denial) -> &'static str {
     match denial {
         Denial::Missing => "a token is needed; send the header `authorization: Bearer TOKEN`",
-        Denial::Malformed => "the authorization header holds no bearer token; send `authorization: Bearer TOKEN`",
+        Denial::Malformed => {
+            "the authorization header holds no bearer token; send `authorization: Bearer TOKEN`"
+        }
         Denial::Unknown => "the token is not valid; see receive.tokens_file and `esker tokens new --help`",
         Denial::Expired => "the token has expired; make another with `esker tokens new`",
         Denial::WrongUse => "the token opens another port; `send` is for OTLP, `read` for the admin port",

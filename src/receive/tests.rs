@@ -108,12 +108,22 @@ impl Service {
         let (parts, stopped) =
             ((sink.clone(), budget.clone(), Arc::clone(&stats)), stop.clone().cancelled_owned());
         let ended = match listener {
-            Listener::Http => {
-                tokio::spawn(super::http::serve(GuardedListener::open(socket), parts.0, limits, parts.1, parts.2, stopped))
-            }
-            Listener::Grpc => {
-                tokio::spawn(super::grpc::serve(GuardedListener::open(socket), parts.0, limits, parts.1, parts.2, stopped))
-            }
+            Listener::Http => tokio::spawn(super::http::serve(
+                GuardedListener::open(socket),
+                parts.0,
+                limits,
+                parts.1,
+                parts.2,
+                stopped,
+            )),
+            Listener::Grpc => tokio::spawn(super::grpc::serve(
+                GuardedListener::open(socket),
+                parts.0,
+                limits,
+                parts.1,
+                parts.2,
+                stopped,
+            )),
         };
         Self { address, sink, stats, budget, stop, ended }
     }

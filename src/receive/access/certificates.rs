@@ -74,16 +74,15 @@ impl ServerConfigs {
             Key("it holds no PEM private key that can be read; PKCS#8, PKCS#1 and SEC1 are known, without a passphrase")
         })?;
         let provider = provider();
-        let certified =
-            CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
-                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    Key("it is not the key of the certificate in receive.tls.cert")
-                }
-                rustls::Error::InvalidCertificate(_) => {
-                    Certificate("its first certificate cannot be read; put the server's own first")
-                }
-                _ => Key("a key of this kind cannot be used; make one of ECDSA (P-256, P-384), Ed25519 or RSA"),
-            })?;
+        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                Key("it is not the key of the certificate in receive.tls.cert")
+            }
+            rustls::Error::InvalidCertificate(_) => {
+                Certificate("its first certificate cannot be read; put the server's own first")
+            }
+            _ => Key("a key of this kind cannot be used; make one of ECDSA (P-256, P-384), Ed25519 or RSA"),
+        })?;
         let resolver = Arc::new(SingleCertAndKey::from(certified));
         let roots = client_ca.map(roots).transpose().map_err(ClientCa)?.map(Arc::new);
         let config = |roots: Option<&Arc<RootCertStore>>, protocols: &[&[u8]]| {
@@ -93,10 +92,8 @@ impl ServerConfigs {
             let builder = match roots {
                 None => builder.with_no_client_auth(),
                 Some(roots) => {
-                    let verifier = WebPkiClientVerifier::builder_with_provider(
-                        Arc::clone(roots),
-                        Arc::clone(&provider),
-                    );
+                    let verifier =
+                        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider));
                     let verifier = verifier
                         .build()
                         .map_err(|_| ClientCa("no certificate in it can vouch for a client's"))?;

@@ -102,7 +102,8 @@ pub(super) fn read(
     let metadata = file.metadata().map_err(failed)?;
     // Opening a pipe would wait for its writer; a folder reads as an error of its own.
     let mode = metadata.permissions().mode() & 0o7777;
-    let wrong = |problem, remedy| AccessError::Permissions { key, path: path.to_owned(), mode, problem, remedy };
+    let wrong =
+        |problem, remedy| AccessError::Permissions { key, path: path.to_owned(), mode, problem, remedy };
     match privacy {
         Privacy::Secret if mode & 0o027 != 0 => {
             return Err(wrong(

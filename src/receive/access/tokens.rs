@@ -134,8 +134,7 @@ pub enum Denial {
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Self; 5] =
-        [Self::Missing, Self::Malformed, Self::Unknown, Self::Expired, Self::WrongUse];
+    pub const ALL: [Self; 5] = [Self::Missing, Self::Malformed, Self::Unknown, Self::Expired, Self::WrongUse];
 
     /// Its name in a metric's label.
     #[must_use]
@@ -291,7 +290,13 @@ fn entry(line: &str) -> Result<Entry, &'static str> {
     if words.next().is_some() {
         return Err("the line is too long; it has a name, a use, a hash and perhaps an expiry");
     }
-    Ok(Entry { name: name.into(), allows: Some(allows), hash, expires: expires.transpose()?, requests: Arc::default() })
+    Ok(Entry {
+        name: name.into(),
+        allows: Some(allows),
+        hash,
+        expires: expires.transpose()?,
+        requests: Arc::default(),
+    })
 }
 
 fn hash(hex: &str) -> Option<[u8; HASH_BYTES]> {
@@ -395,7 +400,10 @@ mod tests {
         for (text, line, part) in cases {
             let problem = Tokens::parse(text).unwrap_err();
             assert_eq!(problem.line, line, "{text}: {problem}");
-            assert!(problem.to_string().contains(part) && !problem.to_string().contains("hunter2"), "{problem}");
+            assert!(
+                problem.to_string().contains(part) && !problem.to_string().contains("hunter2"),
+                "{problem}"
+            );
         }
         let many: Vec<_> = (0..=TOKENS_MAX).map(|number| format!("n{number} send {hash}")).collect();
         assert_eq!(Tokens::parse(&many.join("\n")).unwrap_err().line, TOKENS_MAX + 1);
