@@ -444,6 +444,3 @@ impl TlsTexts {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

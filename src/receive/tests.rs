@@ -1,5 +1,6 @@
 //! The listeners, driven over real sockets.
 
+mod access;
 mod grpc;
 mod http;
 
@@ -102,28 +103,29 @@ enum Listener {
 
 impl Service {
     async fn start(listener: Listener, sink: FakeSink, limits: Limits, budget: MemoryBudget) -> Self {
+        Self::guarded(listener, sink, limits, budget, GuardedListener::open).await
+    }
+
+    async fn guarded(
+        listener: Listener,
+        sink: FakeSink,
+        limits: Limits,
+        budget: MemoryBudget,
+        guard: impl FnOnce(TcpListener) -> GuardedListener,
+    ) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
+        let socket = guard(socket);
         let (stats, stop) = (Arc::new(ReceiveStats::default()), CancellationToken::new());
         let (parts, stopped) =
             ((sink.clone(), budget.clone(), Arc::clone(&stats)), stop.clone().cancelled_owned());
         let ended = match listener {
-            Listener::Http => tokio::spawn(super::http::serve(
-                GuardedListener::open(socket),
-                parts.0,
-                limits,
-                parts.1,
-                parts.2,
-                stopped,
-            )),
-            Listener::Grpc => tokio::spawn(super::grpc::serve(
-                GuardedListener::open(socket),
-                parts.0,
-                limits,
-                parts.1,
-                parts.2,
-                stopped,
-            )),
+            Listener::Http => {
+                tokio::spawn(super::http::serve(socket, parts.0, limits, parts.1, parts.2, stopped))
+            }
+            Listener::Grpc => {
+                tokio::spawn(super::grpc::serve(socket, parts.0, limits, parts.1, parts.2, stopped))
+            }
         };
         Self { address, sink, stats, budget, stop, ended }
     }
