@@ -24,6 +24,9 @@ use crate::telemetry::{Metric, Sample};
 /// How old what is in force may become after the files changed.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long a change must last to count: longer than a copy of two small files takes.
+const RELOAD_PAUSE: Duration = Duration::from_millis(500);
+
 /// Reads the files, and says where the operator took the protection away.
 pub(super) fn load(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<Access>, AppError> {
     let access = Access::load(config.receive.access.files.clone(), Arc::clone(clock))?;
@@ -103,7 +106,9 @@ pub(super) async fn keep(
         }
         let reading = Arc::clone(&access);
         // A slow disk must not hold up requests.
-        let Ok(found) = tokio::task::spawn_blocking(move || reading.reload()).await else { continue };
+        let Ok(found) = tokio::task::spawn_blocking(move || reading.reload(RELOAD_PAUSE)).await else {
+            continue;
+        };
         for reloaded in found {
             let what = reloaded.what;
             match reloaded.outcome {

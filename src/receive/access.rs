@@ -13,8 +13,9 @@ pub mod tokens;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -37,8 +38,8 @@ use self::tokens::{Token, TokenInfo, TokenUse, Tokens};
 use super::reply::Refusal;
 use crate::clock::Clock;
 
-/// How often refused requests are logged; the metric counts them all.
-const DENIAL_LOG_INTERVAL_MICROS: i64 = 60_000_000;
+/// How often refused requests, and failed handshakes, are logged; the metrics count them all.
+const LOG_INTERVAL_MICROS: i64 = 60_000_000;
 
 /// One of the listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +78,11 @@ impl Port {
 struct InForce<T> {
     value: RwLock<Arc<T>>,
     /// Digest of the files' content at the last attempt, so that what did not change is not tried again.
-    tried: RwLock<[u8; 32]>,
+    tried: Mutex<[u8; 32]>,
     reloads: AtomicU64,
     failures: AtomicU64,
     /// Whether the files hold something else than what is in force, because it is broken.
-    is_stale: std::sync::atomic::AtomicBool,
+    is_stale: AtomicBool,
 }
 
 /// How the reloads of one kind of files went.
@@ -150,21 +151,27 @@ impl Access {
     }
 
     /// Reads the files again and puts into force what changed and is whole. What is broken changes nothing. Connections
-    /// that are open go on. Answers what changed since the last reading; blocks on the disk.
-    pub fn reload(&self) -> Vec<Reloaded> {
+    /// that are open go on. Answers what changed since the last reading.
+    ///
+    /// Files are not always replaced at one stroke. So a change counts only if it is the same after a `pause`; otherwise
+    /// the next call sees how it ended. Blocks on the disk and for the pause.
+    pub fn reload(&self, pause: Duration) -> Vec<Reloaded> {
         let mut found = Vec::new();
         if let (Some(in_force), Some(files)) = (&self.tls, &self.files.tls) {
-            let texts = TlsTexts::read(files);
-            let digest = texts.as_ref().map(TlsTexts::digest);
             let parse = |_: &ServerConfigs, texts: TlsTexts| texts.parse(files);
-            found.extend(in_force.replace("tls", digest.ok(), texts, parse));
+            found.extend(in_force.replace("tls", pause, || TlsTexts::read(files), TlsTexts::digest, parse));
         }
         if let (Some(in_force), Some(path)) = (&self.tokens, &self.files.tokens) {
-            let text = files::read(TOKENS_KEY, path, Privacy::Unchanged);
-            let digest = text.as_ref().map(|text| Sha256::digest(&***text).into());
             let parse =
                 |before: &Tokens, text: Zeroizing<Vec<u8>>| Ok(parse_tokens(path, &text)?.continuing(before));
-            found.extend(in_force.replace("tokens", digest.ok(), text, parse));
+            let read = || files::read(TOKENS_KEY, path, Privacy::Unchanged);
+            found.extend(in_force.replace(
+                "tokens",
+                pause,
+                read,
+                |text| Sha256::digest(&**text).into(),
+                parse,
+            ));
         }
         found
     }
@@ -242,10 +249,7 @@ impl Access {
         if let Some(counter) = row.and_then(|row| row.get(denial as usize)) {
             counter.fetch_add(1, Relaxed);
         }
-        let (now, last) = (self.clock.now_micros(), &self.stats.denial_logged_micros);
-        let seen = last.load(Relaxed);
-        let is_due = now.saturating_sub(seen) >= DENIAL_LOG_INTERVAL_MICROS;
-        if is_due && last.compare_exchange(seen, now, Relaxed, Relaxed).is_ok() {
+        if self.stats.denials_logged.is_due(self.clock.now_micros()) {
             tracing::warn!(
                 port = port.name(),
                 reason = denial.name(),
@@ -297,14 +301,21 @@ impl Entrance {
     }
 
     pub(super) fn count_failure(&self, failure: HandshakeFailure) {
-        let counter = self
-            .access
-            .as_ref()
-            .and_then(|access| access.stats.handshakes.get(self.port as usize)?.get(failure as usize));
-        if let Some(counter) = counter {
+        let Some(access) = &self.access else { return };
+        let row = access.stats.handshakes.get(self.port as usize);
+        if let Some(counter) = row.and_then(|row| row.get(failure as usize)) {
             counter.fetch_add(1, Relaxed);
         }
-        tracing::debug!(port = self.port.name(), reason = failure.name(), "a TLS handshake failed");
+        let (port, reason) = (self.port.name(), failure.name());
+        if failure.is_worth_a_word() && access.stats.failures_logged.is_due(access.clock.now_micros()) {
+            tracing::warn!(
+                port,
+                reason,
+                "a TLS handshake failed; more within a minute are only counted (esker_tls_handshake_failures)"
+            );
+        } else {
+            tracing::debug!(port, reason, "a TLS handshake failed");
+        }
     }
 }
 
@@ -312,7 +323,21 @@ impl Entrance {
 struct AccessStats {
     denials: [[AtomicU64; Denial::ALL.len()]; Port::ALL.len()],
     handshakes: [[AtomicU64; HandshakeFailure::ALL.len()]; Port::ALL.len()],
-    denial_logged_micros: AtomicI64,
+    denials_logged: LogPace,
+    failures_logged: LogPace,
+}
+
+/// When something was logged last.
+#[derive(Debug, Default)]
+struct LogPace(AtomicI64);
+
+impl LogPace {
+    /// True once in an interval.
+    fn is_due(&self, now_micros: i64) -> bool {
+        let seen = self.0.load(Relaxed);
+        now_micros.saturating_sub(seen) >= LOG_INTERVAL_MICROS
+            && self.0.compare_exchange(seen, now_micros, Relaxed, Relaxed).is_ok()
+    }
 }
 
 fn read(counter: &AtomicU64) -> u64 {
@@ -347,7 +372,7 @@ impl<T> InForce<T> {
     fn new(value: T, digest: [u8; 32]) -> Self {
         Self {
             value: RwLock::new(Arc::new(value)),
-            tried: RwLock::new(digest),
+            tried: Mutex::new(digest),
             reloads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_stale: false.into(),
@@ -358,20 +383,28 @@ impl<T> InForce<T> {
         Arc::clone(&self.value.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes new content over, if it is new and whole. A file that cannot be read has no digest; it counts as one content.
+    /// Takes new content over, if it is new, settled and whole.
     fn replace<C>(
         &self,
         what: &'static str,
-        digest: Option<[u8; 32]>,
-        content: Result<C, AccessError>,
+        pause: Duration,
+        read: impl Fn() -> Result<C, AccessError>,
+        digest: impl Fn(&C) -> [u8; 32],
         parse: impl FnOnce(&T, C) -> Result<T, AccessError>,
     ) -> Option<Reloaded> {
-        let digest = digest.unwrap_or_default();
-        let mut tried = self.tried.write().unwrap_or_else(PoisonError::into_inner);
-        if *tried == digest {
+        // A file that cannot be read has no digest; it counts as one content.
+        let digest = |content: &Result<C, AccessError>| content.as_ref().map(&digest).unwrap_or_default();
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = digest(&read());
+        if *tried == first {
             return None;
         }
-        *tried = digest;
+        std::thread::sleep(pause);
+        let content = read();
+        if digest(&content) != first {
+            return None;
+        }
+        *tried = first;
         let outcome = content.and_then(|content| parse(&self.get(), content));
         self.is_stale.store(outcome.is_err(), Relaxed);
         if outcome.is_ok() { &self.reloads } else { &self.failures }.fetch_add(1, Relaxed);

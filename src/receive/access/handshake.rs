@@ -56,6 +56,11 @@ impl HandshakeFailure {
         }
     }
 
+    /// Whether an operator should hear of it: what breaks off is mostly a health check that opens a connection and leaves.
+    pub(super) fn is_worth_a_word(self) -> bool {
+        self != Self::Broken
+    }
+
     fn of(error: &io::Error) -> Self {
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
             return Self::Broken;

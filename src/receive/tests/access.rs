@@ -212,7 +212,10 @@ async fn plain_text_to_a_tls_port_ends_the_connection_and_is_counted() {
     let mut stream = service.connect().await;
     stream.write_all(POST.as_bytes()).await.unwrap();
     assert!(ended(stream).await);
-    assert_eq!(access.handshake_failures(Port::Http, HandshakeFailure::NotTls), 1);
+    eventually("the failure is counted", || {
+        access.handshake_failures(Port::Http, HandshakeFailure::NotTls) == 1
+    })
+    .await;
     assert!(service.sink.seen().is_empty());
     service.stop().await;
 }
@@ -231,7 +234,8 @@ async fn a_slow_handshake_ends_at_the_limit_and_frees_its_place() {
     let reply = service.post_tls(authority.client(&[], None)).await.unwrap();
     assert_eq!(reply.status, 200);
     assert!(ended(silent).await && ended(half).await);
-    assert_eq!(access.handshake_failures(Port::Http, HandshakeFailure::Slow), 2);
+    eventually("both are counted", || access.handshake_failures(Port::Http, HandshakeFailure::Slow) == 2)
+        .await;
     service.stop().await;
 }
 
@@ -301,26 +305,26 @@ async fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     let (mut old, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
-    assert!(access.reload().is_empty(), "nothing changed");
+    assert!(access.reload(Duration::ZERO).is_empty(), "nothing changed");
 
     // The key comes later than its certificate, as a careless copy does it.
     files.put("cert", &second.certificate_pem());
-    let mut broken = access.reload();
+    let mut broken = access.reload(Duration::ZERO);
     let error = broken.pop().unwrap().outcome.unwrap_err().to_string();
     assert!(error.contains("receive.tls.key") && error.contains("not the key of the certificate"), "{error}");
-    assert!(access.reload().is_empty(), "the same problem is told once");
+    assert!(access.reload(Duration::ZERO).is_empty(), "the same problem is told once");
     assert_eq!(shown().await, fingerprint(&first.certificate));
     let count = access.reloads()[0];
     assert_eq!((count.reloads, count.failures, count.is_stale), (0, 1, true));
 
     files.put("key", &second.key_pem());
-    assert!(access.reload().pop().unwrap().outcome.is_ok());
+    assert!(access.reload(Duration::ZERO).pop().unwrap().outcome.is_ok());
     assert_eq!(shown().await, fingerprint(&second.certificate));
     assert_eq!(access.fingerprint().as_deref(), Some(&*fingerprint(&second.certificate)));
     assert!(!access.reloads()[0].is_stale);
 
     std::fs::remove_file(files.path("key")).unwrap();
-    let error = access.reload().pop().unwrap().outcome.unwrap_err().to_string();
+    let error = access.reload(Duration::ZERO).pop().unwrap().outcome.unwrap_err().to_string();
     assert!(error.contains("receive.tls.key: cannot read"), "{error}");
     assert_eq!(shown().await, fingerprint(&second.certificate));
 
@@ -345,7 +349,7 @@ async fn a_folder_that_is_swapped_by_a_link_is_seen() {
     let access = files.load(files.tls(false)).unwrap();
     symlink("v2", files.path("..next")).unwrap();
     std::fs::rename(files.path("..next"), files.path("..data")).unwrap();
-    assert!(access.reload().pop().unwrap().outcome.is_ok());
+    assert!(access.reload(Duration::ZERO).pop().unwrap().outcome.is_ok());
     assert_eq!(access.fingerprint().as_deref(), Some(&*fingerprint(&second.certificate)));
 }
 
@@ -513,12 +517,12 @@ async fn a_changed_token_file_counts_at_once_and_a_broken_one_changes_nothing() 
     let new = Token::generate().unwrap();
     assert_eq!((status(&guests.send).await, status(&new).await), (200, 401));
     guests.files.put("tokens", "nonsense");
-    let error = guests.access.reload().pop().unwrap().outcome.unwrap_err().to_string();
+    let error = guests.access.reload(Duration::ZERO).pop().unwrap().outcome.unwrap_err().to_string();
     assert!(error.contains("receive.tokens_file") && error.contains("tokens: line 1"), "{error}");
     assert_eq!((status(&guests.send).await, status(&new).await), (200, 401));
     assert!(guests.access.reloads()[0].is_stale);
     guests.files.put("tokens", &new.line("collector", TokenUse::Send, None));
-    assert!(guests.access.reload().pop().unwrap().outcome.is_ok());
+    assert!(guests.access.reload(Duration::ZERO).pop().unwrap().outcome.is_ok());
     assert_eq!((status(&guests.send).await, status(&new).await), (401, 200));
     let list = guests.access.token_list();
     assert_eq!((list[1].name.to_string(), list[1].requests), ("collector".to_owned(), 3));
