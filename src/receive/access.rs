@@ -10,6 +10,7 @@ mod certificates;
 mod files;
 mod handshake;
 pub mod tokens;
+mod validity;
 
 use std::fmt;
 use std::path::Path;
@@ -197,6 +198,12 @@ impl Access {
     #[must_use]
     pub fn fingerprint(&self) -> Option<Arc<str>> {
         self.tls.as_ref().map(|tls| Arc::clone(&tls.get().fingerprint))
+    }
+
+    /// When the certificate in force ends, where it says so in a way that is understood.
+    #[must_use]
+    pub fn certificate_expires(&self) -> Option<jiff::Timestamp> {
+        self.tls.as_ref().and_then(|tls| tls.get().expires)
     }
 
     /// The token for commands on this machine.

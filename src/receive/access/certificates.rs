@@ -14,6 +14,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, RootCertStore};
 use sha2::{Digest as _, Sha256};
 
+use super::validity::not_after;
+
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
 
@@ -28,6 +30,8 @@ pub(super) struct ServerConfigs {
     pub(super) admin: Arc<ServerConfig>,
     /// SHA-256 of the server's own certificate, in hex.
     pub(super) fingerprint: Arc<str>,
+    /// When that certificate ends.
+    pub(super) expires: Option<jiff::Timestamp>,
 }
 
 /// Why PEM files are not usable; never their content.
@@ -69,7 +73,7 @@ impl ServerConfigs {
         let chain = certificates(certificate)
             .ok_or(Certificate("it holds no PEM certificate, or a broken one; put the whole chain into it, the server's own first"))?;
         let own = chain.first().ok_or(Certificate("it holds no PEM certificate"))?;
-        let fingerprint = fingerprint(own).into();
+        let (fingerprint, expires) = (fingerprint(own).into(), not_after(own));
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
             Key("it holds no PEM private key that can be read; PKCS#8, PKCS#1 and SEC1 are known, without a passphrase")
         })?;
@@ -109,6 +113,7 @@ impl ServerConfigs {
             http: config(roots.as_ref(), &[HTTP2, HTTP1])?,
             admin: config(None, &[HTTP2, HTTP1])?,
             fingerprint,
+            expires,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! The TLS handshake of one connection, or none.
 //!
 //! Owns: its end within a deadline, and why it failed. Does not own: the deadline (`Limits`), certificates.
+//!
+//! What rustls buffers of a connection is bounded by rustls: 64 KiB of a handshake, one record of 16 KiB after it, 64 KiB to
+//! be sent. So `connections_max` bounds that memory too.
 
 use std::io;
 use std::pin::Pin;

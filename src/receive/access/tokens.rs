@@ -33,9 +33,9 @@ pub const TOKENS_MAX: usize = 256;
 pub const NAME_CHARS_MAX: usize = 64;
 /// The name of the token that a process makes for commands on its own machine.
 pub const LOCAL_NAME: &str = "local";
-/// Longest token that is looked at. What is longer is none of ours.
-const TOKEN_BYTES_MAX: usize = 256;
 const RANDOM_BYTES: usize = 32;
+/// The random bytes in base64url, without padding.
+const RANDOM_CHARS: usize = 43;
 const HASH_BYTES: usize = 32;
 const HASH_PREFIX: &str = "sha256:";
 const EXPIRY_PREFIX: &str = "expires=";
@@ -239,7 +239,8 @@ impl Tokens {
         wanted: TokenUse,
         now: jiff::Timestamp,
     ) -> Result<&Arc<str>, Denial> {
-        if token.len() > TOKEN_BYTES_MAX {
+        // A password that somebody thought up, and put into the file as a hash, must not be good.
+        if !has_shape(token) {
             return Err(Denial::Unknown);
         }
         let hash = digest(token);
@@ -268,6 +269,12 @@ impl Tokens {
             expires: entry.expires,
         })
     }
+}
+
+fn has_shape(token: &[u8]) -> bool {
+    let random = token.strip_prefix(TOKEN_PREFIX.as_bytes()).unwrap_or_default();
+    random.len() == RANDOM_CHARS
+        && random.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
 }
 
 fn entry(line: &str) -> Result<Entry, &'static str> {
@@ -357,6 +364,16 @@ mod tests {
         assert_eq!(check(TokenUse::Read, 99), Ok("prometheus"));
         assert_eq!(check(TokenUse::Send, 99), Err(Denial::WrongUse));
         assert_eq!(check(TokenUse::Read, 100), Err(Denial::Expired));
+    }
+
+    #[test]
+    fn a_password_is_no_token_though_its_hash_is_in_the_file() {
+        for password in ["password", "esker_t1_password", &format!("esker_t1_{}", "x".repeat(44))] {
+            let hash: String = digest(password.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+            let tokens = Tokens::parse(&format!("a send sha256:{hash}")).unwrap();
+            let found = tokens.check(password.as_bytes(), TokenUse::Send, NOW);
+            assert_eq!(found, Err(Denial::Unknown), "{password}");
+        }
     }
 
     #[test]
