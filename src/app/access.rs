@@ -33,7 +33,17 @@ pub(super) fn load(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<Access
     for note in open_addresses(config) {
         tracing::warn!("{note}");
     }
+    warn_of_expiry(&access, clock.as_ref());
     Ok(access)
+}
+
+/// Clients refuse a certificate that has ended, and their errors are on their side.
+fn warn_of_expiry(access: &Access, clock: &dyn Clock) {
+    if let Some(expires) = access.certificate_expires()
+        && expires.as_microsecond() <= clock.now_micros()
+    {
+        tracing::warn!(%expires, "the certificate of receive.tls.cert has expired; clients will refuse it");
+    }
 }
 
 /// The addresses that `receive.insecure` leaves open, as sentences.
@@ -113,7 +123,8 @@ pub(super) async fn keep(
             let what = reloaded.what;
             match reloaded.outcome {
                 Ok(()) => {
-                    tracing::info!(what, "changed files were read; new connections and requests see them")
+                    tracing::info!(what, "changed files were read; new connections and requests see them");
+                    warn_of_expiry(&access, &SystemClock);
                 }
                 Err(error) => {
                     tracing::error!(what, %error, "changed files cannot be used; what was in force before stays");
@@ -167,6 +178,11 @@ pub(super) fn metrics(access: &Access) -> Vec<Metric> {
             metric("esker_token_requests", "Requests by the name of their token.", true, requests),
             metric("esker_token_expiry_timestamp_seconds", help, false, ends.collect()),
         ]);
+    }
+    if let Some(expires) = access.certificate_expires() {
+        let seconds = u64::try_from(expires.as_second()).unwrap_or(0);
+        let help = "When the certificate in force expires, seconds since 1970.";
+        metrics.push(Metric::gauge("esker_tls_certificate_expiry_timestamp_seconds", help, seconds));
     }
     let (mut reloads, mut stale) = (Vec::new(), Vec::new());
     for count in access.reloads() {

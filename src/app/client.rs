@@ -99,8 +99,10 @@ fn token(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
-/// The texts of this side's certificate and key.
-fn pair(credentials: &Credentials) -> anyhow::Result<Option<(Vec<u8>, Zeroizing<Vec<u8>>)>> {
+/// The texts of a certificate and its key.
+type Pair = (Vec<u8>, Zeroizing<Vec<u8>>);
+
+fn pair(credentials: &Credentials) -> anyhow::Result<Option<Pair>> {
     let (certificate, key) = match (&credentials.certificate, &credentials.key) {
         (Some(certificate), Some(key)) => (certificate, key),
         (None, None) => return Ok(None),

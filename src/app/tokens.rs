@@ -40,17 +40,7 @@ struct Made<'a> {
 /// # Errors
 /// Where the name is not plain or taken, or the file cannot be written.
 pub fn new(options: &NewToken, format: Format) -> Result<(), AppError> {
-    if !tokens::is_name(&options.name) {
-        return Err(AppError::Usage(
-            "--name is at most 64 letters, digits, `.`, `_` and `-`, and not `local`".to_owned(),
-        ));
-    }
-    let expires = options.expires_in.map(expiry).transpose()?;
-    let token = Token::generate().map_err(anyhow::Error::from)?;
-    let line = token.line(&options.name, options.allows, expires);
-    if let Some(path) = &options.add_to {
-        add(path, &line)?;
-    }
+    let (token, line) = make(options)?;
     let text = match (format, &options.add_to) {
         (Format::Json, _) => {
             let made = Made { name: &options.name, token: token.reveal(), line: &line };
@@ -65,6 +55,21 @@ pub fn new(options: &NewToken, format: Format) -> Result<(), AppError> {
         ),
     };
     Ok(print(&text)?)
+}
+
+fn make(options: &NewToken) -> Result<(Token, String), AppError> {
+    if !tokens::is_name(&options.name) {
+        return Err(AppError::Usage(
+            "--name is at most 64 letters, digits, `.`, `_` and `-`, and not `local`".to_owned(),
+        ));
+    }
+    let expires = options.expires_in.map(expiry).transpose()?;
+    let token = Token::generate().map_err(anyhow::Error::from)?;
+    let line = token.line(&options.name, options.allows, expires);
+    if let Some(path) = &options.add_to {
+        add(path, &line)?;
+    }
+    Ok((token, line))
 }
 
 fn expiry(within: Duration) -> Result<jiff::Timestamp, AppError> {
@@ -109,15 +114,15 @@ mod tests {
     fn lines_are_added_to_a_private_file_and_a_name_only_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
-        new(&options("a", &path), Format::Text).unwrap();
+        make(&options("a", &path)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // An editor left no newline at the end.
         std::fs::write(&path, std::fs::read_to_string(&path).unwrap().trim_end()).unwrap();
         let within = Some(Duration::from_secs(90 * 24 * 3600));
-        new(&NewToken { expires_in: within, ..options("b", &path) }, Format::Json).unwrap();
+        make(&NewToken { expires_in: within, ..options("b", &path) }).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(Tokens::parse(&text).unwrap().list().count(), 2);
-        let error = new(&options("a", &path), Format::Text).unwrap_err();
+        let error = make(&options("a", &path)).unwrap_err();
         assert!(error.to_string().contains("another line has this name"), "{error}");
         assert_eq!((std::fs::read_to_string(&path).unwrap(), error.exit_code()), (text, 2));
     }
@@ -125,8 +130,7 @@ mod tests {
     #[test]
     fn a_name_that_would_not_do_in_a_metric_is_refused() {
         for name in ["", "a b", "local", "ä", &"x".repeat(65)] {
-            let error =
-                new(&NewToken { add_to: None, ..options(name, Path::new("")) }, Format::Text).unwrap_err();
+            let error = make(&NewToken { add_to: None, ..options(name, Path::new("")) }).unwrap_err();
             assert!(error.to_string().contains("--name"), "{error}");
         }
     }
