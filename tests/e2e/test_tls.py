@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import grpc
 import lake
@@ -102,6 +103,8 @@ def test_sdk_exporters_send_over_tls_with_a_token(esker, protocol, mutual):
     assert stored(service) == list(range(600))
     assert by_labels(service.metrics(), "esker_token_requests_total", token="collector") >= 2
     assert service.ready["tls"] is True
+    ends = by_labels(service.metrics(), "esker_tls_certificate_expiry_timestamp_seconds")
+    assert time.time() < ends < time.time() + 2 * 86400
 
 
 def test_without_a_valid_token_nothing_is_taken_and_both_protocols_say_so(esker):
