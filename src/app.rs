@@ -6,11 +6,14 @@ use std::io::Write;
 
 use crate::config::ConfigError;
 use crate::privacy::PolicyError;
+use crate::receive::access::AccessError;
 use crate::registry::RegistryError;
 
+mod access;
 pub mod admin;
 pub mod catalogue;
 pub mod check;
+pub mod client;
 pub mod drift;
 pub mod explain;
 pub mod keys;
@@ -22,6 +25,7 @@ mod policies;
 pub mod serve;
 pub mod startup;
 pub mod status;
+pub mod tokens;
 mod withdrawals;
 mod tables;
 
@@ -40,6 +44,9 @@ pub enum AppError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file of certificates or tokens is wrong.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The registry is wrong.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -62,7 +69,12 @@ impl AppError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Registry(_) | Self::Policy(_) | Self::Usage(_) | Self::Unconfirmed => 2,
+            Self::Config(_)
+            | Self::Access(_)
+            | Self::Registry(_)
+            | Self::Policy(_)
+            | Self::Usage(_)
+            | Self::Unconfirmed => 2,
             Self::Failed(_) => 1,
         }
     }

@@ -11,12 +11,14 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
+pub mod access;
 pub mod quarantine;
 mod consent;
 pub mod maintain;
 pub mod raw;
 pub mod tables;
 
+use access::AccessConfig;
 use maintain::MaintainConfig;
 use quarantine::{BrokenContract, QuarantineConfig, UndeclaredEvents};
 use raw::RawConfig;
@@ -79,6 +81,8 @@ pub struct ReceiveConfig {
     pub http: SocketAddr,
     /// Health, metrics, status.
     pub admin: SocketAddr,
+    /// Who may come in.
+    pub access: AccessConfig,
     /// Where an event's name is found when it is in none of the standard places.
     pub names: Vec<Rule>,
     /// Largest request, compressed and decompressed, bytes.

@@ -5,16 +5,20 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use esker::app::client::Credentials;
 use esker::app::keys::{KeysCommand, Target};
 use esker::app::quarantine::repair::{self, Repairs, Setting};
 use esker::app::quarantine::replay::{self, ReplayOptions};
 use esker::app::quarantine::{self, Filter};
+use esker::app::tokens::{self, NewToken};
 use esker::app::{self, AppError, Format};
 use esker::config::Config;
 use esker::memory;
 use esker::privacy::quarantined::QuarantineReason;
+use esker::receive::access::tokens::TokenUse;
 
 /// Warehouse-native loader for product events: OTLP in, a private and durable Apache Iceberg table out.
 #[derive(Debug, Parser)]
@@ -115,6 +119,9 @@ enum Command {
         after_help = "Example:\n  esker keys list\n  esker keys rotate\n  esker keys destroy --tenant 42"
     )]
     Keys(KeysArguments),
+    /// Make bearer tokens, which requests from other machines need.
+    #[command(subcommand)]
+    Tokens(TokensArguments),
     /// Look at events that broke their contract, and send repaired ones through the gate again.
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
@@ -149,6 +156,54 @@ enum KeysArguments {
         Destroy the copies and backups of the key file as well, and restart `esker serve`."
     )]
     Destroy(DestroyArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokensArguments {
+    /// Make a token. It is shown this once; the file keeps only its hash.
+    #[command(after_help = "Example:\n  esker tokens new --name collector --add-to /etc/esker/tokens\n  \
+        esker tokens new --name prometheus --use read --expires-in 365d\n\n\
+        A running `esker serve` reads a changed receive.tokens_file by itself. To revoke a token, remove its line.")]
+    New(NewTokenArguments),
+}
+
+#[derive(Debug, Args)]
+struct NewTokenArguments {
+    /// What it is called in the file, in metrics and in logs.
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// What it opens: `send` the OTLP ports, `read` the admin port.
+    #[arg(long = "use", value_enum, default_value_t, value_name = "USE")]
+    allows: TokenUseArgument,
+    /// How long it is good, for example 90d. Without it, for ever.
+    #[arg(long, value_name = "DURATION", value_parser = humantime_serde::re::humantime::parse_duration)]
+    expires_in: Option<Duration>,
+    /// The file that gets its line; it is made with mode 0600 if it is not there. Only the token is printed then.
+    #[arg(long, value_name = "FILE")]
+    add_to: Option<PathBuf>,
+    /// How to print the answer.
+    #[arg(long, value_enum, default_value_t)]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum TokenUseArgument {
+    /// The OTLP ports.
+    #[default]
+    Send,
+    /// The admin port.
+    Read,
+}
+
+impl From<NewTokenArguments> for NewToken {
+    fn from(arguments: NewTokenArguments) -> Self {
+        let allows = match arguments.allows {
+            TokenUseArgument::Send => TokenUse::Send,
+            TokenUseArgument::Read => TokenUse::Read,
+        };
+        let NewTokenArguments { name, expires_in, add_to, .. } = arguments;
+        Self { name, allows, expires_in, add_to }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -278,6 +333,18 @@ struct ReplayArguments {
     /// With --endpoint: the server is the one of this data directory, so wait for its commit and count what came back.
     #[arg(long, requires = "endpoint")]
     wait: bool,
+    /// A file that holds a token for the server. The one of the configured data directory needs none.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// With --endpoint: the authority (PEM) of the server's certificate, instead of the system's.
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    ca: Option<PathBuf>,
+    /// The certificate (PEM) to show a server that wants one.
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// How to print the answer.
     #[arg(long, value_enum, default_value_t)]
     format: OutputFormat,
@@ -302,6 +369,12 @@ impl From<ReplayArguments> for ReplayOptions {
             dry_run: arguments.dry_run,
             show: arguments.show,
             wait: arguments.wait,
+            credentials: Credentials {
+                token_file: arguments.token_file,
+                ca: arguments.ca,
+                certificate: arguments.client_cert,
+                key: arguments.client_key,
+            },
         }
     }
 }
@@ -375,6 +448,10 @@ fn main() -> ExitCode {
             Command::Learn { out, from, patch } => {
                 let form = if patch { app::learn::Form::Patch } else { app::learn::Form::File };
                 app::learn::command(&config, form, from.as_deref(), out.as_deref())
+            }
+            Command::Tokens(TokensArguments::New(arguments)) => {
+                let format = arguments.format.into();
+                tokens::new(&arguments.into(), format)
             }
             Command::Catalogue { format, out } => {
                 app::catalogue::command(&config, format.into(), out.as_deref())

@@ -3,10 +3,11 @@
 //! Owns: what a client may send and what it is answered. Does not own: privacy rules, disk, tables.
 //!
 //! ```text
-//! connection -> http | grpc -> body -> inflate -> (json) -> Sink::accept -> reply
+//! connection (TLS) -> http | grpc -> access -> body -> inflate -> (json) -> Sink::accept -> reply
 //!                                                              decode
 //! ```
 
+pub mod access;
 mod body;
 pub mod budget;
 mod connection;
@@ -17,6 +18,7 @@ pub mod http;
 mod inflate;
 pub mod json;
 mod limits;
+pub mod pages;
 pub mod reply;
 pub mod stats;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The admin port: `/healthz`, `/readyz`, `/metrics`, `/status` and `/drift` (JSON), and a status page for people at `/`.
 //!
-//! Owns: what a running process tells of itself. Does not own: the numbers.
+//! Owns: what a running process tells of itself, and which of it needs no token. Does not own: the numbers, the listener
+//! (`receive::pages`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +17,6 @@ use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use futures::FutureExt;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,7 +24,9 @@ use crate::accounting::{Accounting, Counts};
 use crate::drift::{DriftStore, DriftSummary};
 use crate::flush::FlushWatch;
 use crate::maintain::{CareTotals, CareWatch};
+use crate::receive::access::{Access, GuardedListener};
 use crate::receive::stats::{Outcome, Protocol, ReceiveStats};
+use crate::receive::{Limits, pages};
 use crate::telemetry::{self, Metric, Sample};
 use crate::wal::Wal;
 
@@ -33,6 +35,9 @@ use super::status::LogStatus;
 
 /// A service that cannot take a request of this size is not ready.
 const ROOM_BYTES: u64 = 1 << 20;
+
+/// What an orchestrator asks for, which has no token. They tell nothing but whether the service works.
+const OPEN_PATHS: &[&str] = &["/healthz", "/readyz"];
 
 /// Says whose data directory an answer is about. A port may by now belong to another process than the one that left its
 /// number in a data directory.
@@ -55,6 +60,8 @@ pub struct AdminState {
     pub care: CareWatch,
     /// The listeners' counts.
     pub receive: Arc<ReceiveStats>,
+    /// Certificates and tokens.
+    pub access: Arc<Access>,
     /// Cancelled once the service stops taking requests.
     pub stopping: CancellationToken,
     /// Registry and treatments in force.
@@ -91,7 +98,12 @@ pub struct LiveStatus {
 ///
 /// # Errors
 /// Where the listener fails.
-pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: GuardedListener,
+    state: AdminState,
+    limits: Limits,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let writer = HeaderValue::try_from(state.writer_id.to_string()).map_err(io::Error::other)?;
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -105,7 +117,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: CancellationT
             std::future::ready(response)
         }))
         .with_state(state);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    pages::serve(listener, router, OPEN_PATHS, limits, stop.cancelled_owned()).await
 }
 
 /// Ready means: a request sent now would be stored.
@@ -164,6 +176,7 @@ async fn metrics(State(state): State<AdminState>) -> Response {
     ]);
     metrics.extend(care_metrics(&live.care));
     metrics.extend(request_metrics(&state.receive));
+    metrics.extend(super::access::metrics(&state.access));
     metrics.push(drift::metric(state.drift.counts()));
     match telemetry::render(metrics) {
         Ok(text) => {

@@ -47,7 +47,8 @@ pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
     let key = Keyring::generate(SystemClock.now_micros()).map_err(anyhow::Error::from)?;
     Gate::new(Arc::clone(&registry), &key, config.gate_options())?;
     let columns = Layout::new(&registry).map_err(anyhow::Error::from)?.columns().len();
-    let report = report(config, &registry, columns);
+    let mut report = report(config, &registry, columns);
+    report.notices.extend(super::access::check(config)?);
     let text = match format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)?),
         Format::Text => text(&report),

@@ -79,7 +79,7 @@ fn patch_text(folder: &Path, mut proposal: Proposal) -> Result<String, AppError>
 }
 
 fn known(config: &Config) -> Result<DriftReport, AppError> {
-    let live: Option<DriftReport> = block_on(async { Ok(status::ask(&config.data_dir, "/drift").await) })?;
+    let live: Option<DriftReport> = block_on(async { Ok(status::ask(&config.data_dir, "/drift").await?) })?;
     let report = match live {
         Some(report) => Some(report.valid()),
         None => drift::load(&config.data_dir.join(DRIFT_FILE))?,

@@ -1,6 +1,6 @@
 //! `esker serve`: start-up order, the ready line, and shutdown order.
 //!
-//! Owns: both orders. Start: registry, lock, key, tables, the policy beside their rows, WAL, listeners. Stop: listeners, requests in flight, WAL, last
+//! Owns: both orders. Start: registry, access, lock, key, tables, the policy beside their rows, WAL, listeners. Stop: listeners, requests in flight, WAL, last
 //! flush, under one grace period. Does not own: what any part does.
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use super::admin::{self, AdminState};
 use super::maintain::Care;
 use super::status::RunFile;
 use super::withdrawals::{self, Following};
-use super::{AppError, drift, policies, print, startup, tables};
+use super::{AppError, access, drift, policies, print, startup, tables};
 use crate::accounting::Accounting;
 use crate::clock::{Clock, Ids, RandomIds, SystemClock};
 use crate::columns::{Encoder, Layout};
@@ -28,6 +28,7 @@ use crate::intake::{Intake, Parts};
 use crate::maintain::CareWatch;
 use crate::privacy::Gate;
 use crate::receive::Limits;
+use crate::receive::access::{Access, Port};
 use crate::receive::budget::MemoryBudget;
 use crate::receive::decode::NameFallback;
 use crate::receive::stats::ReceiveStats;
@@ -44,6 +45,8 @@ struct Ready {
     grpc: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    /// Whether they speak TLS.
+    tls: bool,
 }
 
 /// Runs the service until SIGTERM or Ctrl-C.
@@ -119,6 +122,7 @@ impl Service {
         for notice in registry.notices() {
             tracing::info!(notice, "registry");
         }
+        let access = access::load(config, &clock)?;
         let layout = Layout::new(&registry).map_err(anyhow::Error::from)?;
         // The keys come before the lock that makes the directory a used one: a start that fails in between can be repeated.
         let used = wal::inspect(&config.data_dir, Position(0)).map_err(anyhow::Error::from)?.writer.is_some();
@@ -175,7 +179,7 @@ impl Service {
         let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
         Self::spawn(
             config,
-            sockets,
+            (sockets, access),
             Intake::new(parts),
             flusher,
             wal,
@@ -186,7 +190,7 @@ impl Service {
 
     fn spawn(
         config: &Config,
-        sockets: Sockets,
+        (sockets, access): (Sockets, Arc<Access>),
         intake: Intake,
         flusher: Flusher,
         wal: Arc<Wal>,
@@ -198,9 +202,15 @@ impl Service {
         let stats = Arc::new(ReceiveStats::default());
         let limits = limits(config);
         let budget = MemoryBudget::new(config.receive.memory_bytes_max);
-        let ready = sockets.ready()?;
+        let ready = sockets.ready(&access)?;
         let writer_id = wal.identity().writer_id;
-        let run = RunFile { pid: ready.pid, admin: ready.admin, writer_id };
+        let run = RunFile {
+            pid: ready.pid,
+            admin: ready.admin,
+            writer_id,
+            fingerprint: access.fingerprint().map(|hex| hex.to_string()),
+            token: access.local_token().map(|token| token.reveal().to_owned()),
+        };
         super::status::save_run(&config.data_dir, &run)
             .with_context(|| format!("writing to {}", config.data_dir.display()))?;
         let state = AdminState {
@@ -211,10 +221,12 @@ impl Service {
             flush: flusher.watch(),
             care: CareWatch::default(),
             receive: Arc::clone(&stats),
+            access: Arc::clone(&access),
             stopping: stop_listeners.clone(),
             policy_version,
             data_dir: config.data_dir.clone(),
         };
+        tokio::spawn(access::keep(Arc::clone(&access), (config.data_dir.clone(), run), stop_admin.clone()));
         tokio::spawn(following.run(stop_admin.clone()));
         tokio::spawn(Care::new(config, state.care.clone()).on_schedule(stop_listeners.clone()));
         tokio::spawn(save_counts(counts.clone(), flusher.watch(), stop_admin.clone()));
@@ -225,7 +237,7 @@ impl Service {
             (
                 "grpc",
                 tokio::spawn(grpc::serve(
-                    sockets.grpc,
+                    access.guard(sockets.grpc, Port::Grpc),
                     intake.clone(),
                     limits,
                     budget.clone(),
@@ -233,13 +245,28 @@ impl Service {
                     stop(),
                 )),
             ),
-            ("http", tokio::spawn(http::serve(sockets.http, intake, limits, budget, stats, stop()))),
+            (
+                "http",
+                tokio::spawn(http::serve(
+                    access.guard(sockets.http, Port::Http),
+                    intake,
+                    limits,
+                    budget,
+                    stats,
+                    stop(),
+                )),
+            ),
         ];
         Ok(Self {
             wal,
             flusher: tokio::spawn(flusher.run(stop_flusher.clone())),
             listeners,
-            admin: tokio::spawn(admin::serve(sockets.admin, state, stop_admin.clone())),
+            admin: tokio::spawn(admin::serve(
+                access.guard(sockets.admin, Port::Admin),
+                state,
+                limits,
+                stop_admin.clone(),
+            )),
             ready,
             stop_listeners,
             stop_flusher,
@@ -349,7 +376,7 @@ impl Sockets {
         })
     }
 
-    fn ready(&self) -> Result<Ready, AppError> {
+    fn ready(&self, access: &Access) -> Result<Ready, AppError> {
         let address = |socket: &TcpListener| socket.local_addr().map_err(anyhow::Error::from);
         Ok(Ready {
             event: "ready",
@@ -357,6 +384,7 @@ impl Sockets {
             grpc: address(&self.grpc)?,
             http: address(&self.http)?,
             admin: address(&self.admin)?,
+            tls: access.has_tls(),
         })
     }
 }

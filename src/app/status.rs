@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::admin::{LiveStatus, WRITER_HEADER, rfc3339};
+use super::client::{Client, Credentials};
 use super::tables::{self, DaysHeld, NamedStatus};
 use super::{AppError, Format, block_on, drift, print};
 use crate::accounting::Counts;
@@ -27,8 +29,11 @@ pub const COUNTS_FILE: &str = "counts.json";
 /// Where a running process listens, in the data directory.
 pub const RUN_FILE: &str = "run.json";
 
+/// How long a process on the same machine may take to answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// What a running process leaves in [`RUN_FILE`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct RunFile {
     /// Its process id.
     pub pid: u32,
@@ -36,6 +41,22 @@ pub struct RunFile {
     pub admin: SocketAddr,
     /// The writer of the data directory that it serves from: its answers name it.
     pub writer_id: Uuid,
+    /// SHA-256 of its certificate, in hex, where it speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// A token that is good as long as it runs, where requests need one. The file is then readable by its user only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for RunFile {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("RunFile")
+            .field("pid", &self.pid)
+            .field("admin", &self.admin)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The WAL's files.
@@ -111,7 +132,7 @@ pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
 async fn gather(config: &Config) -> anyhow::Result<Status> {
     let found = tables::peek(config).await?;
     let primary = found.first().and_then(|(_, table)| table.as_ref());
-    let live = live(&config.data_dir).await;
+    let live = live(&config.data_dir).await?;
     let wal = match &live {
         Some(live) => live.wal.clone(),
         None => {
@@ -151,20 +172,41 @@ async fn gather(config: &Config) -> anyhow::Result<Status> {
 }
 
 /// Asks the process that serves from this data directory for its status, if one answers.
-pub(super) async fn live(data_dir: &Path) -> Option<LiveStatus> {
+pub(super) async fn live(data_dir: &Path) -> anyhow::Result<Option<LiveStatus>> {
     ask(data_dir, "/status").await
 }
 
 /// Asks the process that serves from this data directory for a page of JSON, if one answers.
-pub(super) async fn ask<T: serde::de::DeserializeOwned>(data_dir: &Path, path: &str) -> Option<T> {
-    let text = std::fs::read_to_string(data_dir.join(RUN_FILE)).ok()?;
-    let run: RunFile = serde_json::from_str(&text).ok()?;
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
-    let answer = client.get(format!("http://{}{path}", run.admin)).send().await.ok()?;
+pub(super) async fn ask<T: serde::de::DeserializeOwned>(
+    data_dir: &Path,
+    path: &str,
+) -> anyhow::Result<Option<T>> {
+    let Some(run) = running(data_dir)? else { return Ok(None) };
+    let client = Client::local(&run, &Credentials::default(), ANSWER_TIME_MAX)?;
+    let scheme = if run.fingerprint.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}{path}", run.admin);
+    let Ok(answer) = client.request(reqwest::Method::GET, &url).send().await else { return Ok(None) };
     // A killed process leaves its file behind, and its port may be another's by now.
     let is_ours =
         answer.headers().get(WRITER_HEADER).is_some_and(|writer| *writer == *run.writer_id.to_string());
-    answer.error_for_status().ok().filter(|_| is_ours)?.json().await.ok()
+    let Some(answer) = answer.error_for_status().ok().filter(|_| is_ours) else { return Ok(None) };
+    Ok(answer.json().await.ok())
+}
+
+/// What the process that serves from this data directory left there, if one does, or did and was killed.
+pub(super) fn running(data_dir: &Path) -> anyhow::Result<Option<RunFile>> {
+    let path = data_dir.join(RUN_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(serde_json::from_str(&text).ok()),
+        // Whether a process runs would be a guess.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(error).with_context(|| {
+            format!(
+                "{} holds a token and is for its user only; run this command as that user",
+                path.display()
+            )
+        }),
+        Err(_) => Ok(None),
+    }
 }
 
 fn load_counts(path: &Path) -> anyhow::Result<Option<Counts>> {
@@ -182,7 +224,18 @@ pub(super) fn save_counts(path: &Path, counts: &Counts) -> std::io::Result<()> {
 
 /// Leaves where this process listens.
 pub(super) fn save_run(data_dir: &Path, run: &RunFile) -> std::io::Result<()> {
-    replace(&data_dir.join(RUN_FILE), &serde_json::to_vec(run)?)
+    let (path, bytes) = (data_dir.join(RUN_FILE), serde_json::to_vec(run)?);
+    if run.token.is_none() {
+        return replace(&path, &bytes);
+    }
+    let staged = path.with_extension("json.tmp");
+    match std::fs::remove_file(&staged) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+    std::io::Write::write_all(&mut file, &bytes)?;
+    std::fs::rename(&staged, path)
 }
 
 /// Takes that back: nothing listens there any more. Where it stays, its reader finds that nobody, or somebody else, answers.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::access::{AccessConfig, RawTls};
 use super::consent::RawConsent;
 use super::maintain::RawMaintain;
 use super::quarantine::RawQuarantine;
@@ -50,6 +51,9 @@ struct RawReceive {
     grpc: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    tls: RawTls,
+    tokens_file: Option<PathBuf>,
+    insecure: bool,
     names: Vec<RawNameRule>,
     limits: RawLimits,
 }
@@ -172,6 +176,9 @@ impl Default for RawReceive {
             grpc: local(4317),
             http: local(4318),
             admin: local(4319),
+            tls: RawTls::default(),
+            tokens_file: None,
+            insecure: false,
             names: Vec::new(),
             limits: RawLimits::default(),
         }
@@ -329,7 +336,10 @@ impl RawReceive {
         if self.limits.connections == 0 {
             return Err(problem("receive.limits.connections", "must be at least 1"));
         }
+        let addresses =
+            [("receive.grpc", self.grpc), ("receive.http", self.http), ("receive.admin", self.admin)];
         Ok(ReceiveConfig {
+            access: AccessConfig::new(self.tls, self.tokens_file, self.insecure, addresses)?,
             grpc: self.grpc,
             http: self.http,
             admin: self.admin,

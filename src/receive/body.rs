@@ -15,10 +15,6 @@ use super::reply::Refusal;
 /// The first buffer of a body that comes in several frames; it doubles from there.
 const BUFFER_FIRST_BYTES: u64 = 64 * 1024;
 
-/// How much of a refused body is read and thrown away, as a multiple of the request limit. A client that is still sending
-/// when the connection closes sees a broken connection instead of the answer, and then sends the same again.
-const DISCARD_REQUESTS_MAX: u64 = 4;
-
 /// Reads a whole body. What it takes is added to `reservation`.
 pub(super) async fn read<B>(
     body: &mut B,
@@ -110,12 +106,12 @@ impl Buffer<'_> {
     }
 }
 
-/// Reads the rest of a refused body and keeps nothing of it.
-pub(super) async fn discard<B>(body: &mut B, limits: &Limits, deadline: Instant)
+/// Reads the rest of a refused body, up to so much, and keeps nothing of it.
+pub(super) async fn discard<B>(body: &mut B, bytes_max: u64, deadline: Instant)
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut left = limits.request_bytes_max.saturating_mul(DISCARD_REQUESTS_MAX);
+    let mut left = bytes_max;
     let reading = async {
         while let Some(Ok(frame)) = body.frame().await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);

@@ -1,6 +1,7 @@
 //! Listeners and connections: accepting, time-outs, and the way they end.
 //!
-//! Owns: how many connections there are, how long they may be silent, and the drain at shutdown. Does not own: requests.
+//! Owns: how many connections there are, how long they may be silent (their TLS handshakes included), and the drain at
+//! shutdown. Does not own: requests, certificates (`access`).
 
 use std::convert::Infallible;
 use std::io;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access::{Channel, Entrance, GuardedListener, handshake};
 use super::limits::Limits;
 use super::stats::ReceiveStats;
 
@@ -59,7 +61,7 @@ pub(super) enum Versions {
 /// Accepts and serves connections until `shutdown` ends, and then until the requests in flight ended or the limit of the
 /// drain is reached. `accepting` holds work that requests left behind.
 pub(super) async fn serve<H: Handler>(
-    listener: TcpListener,
+    listener: GuardedListener,
     versions: Versions,
     handler: H,
     accepting: TaskTracker,
@@ -71,13 +73,14 @@ pub(super) async fn serve<H: Handler>(
         slots: Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS))),
         builder: Arc::new(builder(versions, &limits)),
         handler,
+        entrance: listener.entrance,
         stats,
         tasks: TaskTracker::new(),
         closing: CancellationToken::new(),
         aborting: CancellationToken::new(),
         limits,
     };
-    let accepted = connections.accept_until(listener, shutdown).await;
+    let accepted = connections.accept_until(listener.listener, shutdown).await;
     connections.drain(accepting).await;
     accepted
 }
@@ -111,6 +114,7 @@ struct Connections<H> {
     slots: Arc<Semaphore>,
     builder: Arc<Builder<TokioExecutor>>,
     handler: H,
+    entrance: Entrance,
     stats: Arc<ReceiveStats>,
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -151,6 +155,7 @@ impl<H: Handler> Connections<H> {
         let connection = Connection {
             builder: Arc::clone(&self.builder),
             handler: self.handler.clone(),
+            entrance: self.entrance.clone(),
             limits: Arc::clone(&self.limits),
             closing: self.closing.clone(),
         };
@@ -215,6 +220,7 @@ fn after_failed_accept(error: &io::Error) -> AfterFailure {
 struct Connection<H> {
     builder: Arc<Builder<TokioExecutor>>,
     handler: H,
+    entrance: Entrance,
     limits: Arc<Limits>,
     closing: CancellationToken,
 }
@@ -222,6 +228,18 @@ struct Connection<H> {
 impl<H: Handler> Connection<H> {
     /// Serves until the client closes, the connection was silent for too long, or the listener drains.
     async fn serve(self, stream: TcpStream) {
+        // One limit for the handshake and the first request's head together.
+        let deadline = Instant::now() + self.limits.head_time_max;
+        let entering = handshake(stream, self.entrance.tls(), deadline);
+        match self.closing.run_until_cancelled(entering).await {
+            Some(Ok(channel)) => self.serve_requests(channel, deadline).await,
+            Some(Err(failure)) => self.entrance.count_failure(failure),
+            // No request can have come through it yet.
+            None => {}
+        }
+    }
+
+    async fn serve_requests(self, channel: Channel, head_deadline: Instant) {
         let activity = Arc::new(Activity::default());
         let service = service_fn(|request| {
             let (handler, running) = (self.handler.clone(), Activity::begin(&activity));
@@ -231,10 +249,10 @@ impl<H: Handler> Connection<H> {
                 Ok::<_, Infallible>(response)
             }
         });
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(channel), service));
         let mut seen = 0;
         let mut closing = false;
-        let mut silence = pin!(sleep_until(Instant::now() + self.limits.head_time_max));
+        let mut silence = pin!(sleep_until(head_deadline));
         loop {
             tokio::select! {
                 // A broken connection concerns its client alone, which will see it.

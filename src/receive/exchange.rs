@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Body;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::access::Entrance;
 use super::body;
 use super::budget::{MemoryBudget, Reservation};
 use super::limits::Limits;
@@ -22,10 +24,19 @@ const REQUEST_BYTES_MIN: u64 = 8 * 1024;
 /// How long a client waits where its request's task died.
 const RETRY_AFTER_FAILURE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How much of a refused body is read and thrown away, as a multiple of the request limit. A client that is still sending
+/// when the connection closes sees a broken connection instead of the answer, and then sends the same again.
+const DISCARD_REQUESTS_MAX: u64 = 4;
+
+/// How much of a body that has no valid token is read and thrown away, so that an honest client with a wrong token sees the
+/// answer; SDKs send some 200 KiB. A stranger's larger body ends with the connection.
+const DISCARD_STRANGER_BYTES_MAX: u64 = 1024 * 1024;
+
 /// One listener's share in everything that requests need. Cloning shares it.
 #[derive(Debug, Clone)]
 pub(super) struct Exchange<S> {
     sink: S,
+    entrance: Entrance,
     pub(super) limits: Arc<Limits>,
     budget: MemoryBudget,
     pub(super) stats: Arc<ReceiveStats>,
@@ -40,8 +51,14 @@ pub(super) struct Received {
 }
 
 impl<S: Sink> Exchange<S> {
-    pub(super) fn new(sink: S, limits: Limits, budget: MemoryBudget, stats: Arc<ReceiveStats>) -> Self {
-        Self { sink, limits: Arc::new(limits), budget, stats, accepting: TaskTracker::new() }
+    pub(super) fn new(
+        sink: S,
+        entrance: Entrance,
+        limits: Limits,
+        budget: MemoryBudget,
+        stats: Arc<ReceiveStats>,
+    ) -> Self {
+        Self { sink, entrance, limits: Arc::new(limits), budget, stats, accepting: TaskTracker::new() }
     }
 
     /// Reads a body of at most the request limit and `framing_bytes`. Where it is refused, the rest of it is read too and
@@ -58,9 +75,28 @@ impl<S: Sink> Exchange<S> {
         let deadline = Instant::now() + self.limits.request_time_max;
         let received = self.read(&mut body, framing_bytes, deadline).await;
         if received.is_err() && !awaits_continue {
-            body::discard(&mut body, &self.limits, deadline).await;
+            body::discard(&mut body, self.discarded_bytes_max(), deadline).await;
         }
         received
+    }
+
+    /// Judges a request by its head, before anything of its body is read. The body of one that is refused is for the
+    /// most part not read at all.
+    pub(super) async fn admit<B>(
+        &self,
+        headers: &HeaderMap,
+        body: &mut B,
+        awaits_continue: bool,
+    ) -> Result<(), Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let admitted = self.entrance.admit(headers);
+        if admitted.is_err() && !awaits_continue {
+            let deadline = Instant::now() + self.limits.head_time_max;
+            body::discard(body, DISCARD_STRANGER_BYTES_MAX, deadline).await;
+        }
+        admitted
     }
 
     /// Gets rid of the body of a request that its head already condemned.
@@ -69,8 +105,13 @@ impl<S: Sink> Exchange<S> {
         B: Body<Data = Bytes> + Unpin,
     {
         if !awaits_continue {
-            body::discard(&mut body, &self.limits, Instant::now() + self.limits.request_time_max).await;
+            let deadline = Instant::now() + self.limits.request_time_max;
+            body::discard(&mut body, self.discarded_bytes_max(), deadline).await;
         }
+    }
+
+    fn discarded_bytes_max(&self) -> u64 {
+        self.limits.request_bytes_max.saturating_mul(DISCARD_REQUESTS_MAX)
     }
 
     async fn read<B>(&self, body: &mut B, framing_bytes: u64, deadline: Instant) -> Result<Received, Refusal>

@@ -16,8 +16,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 
+use super::access::GuardedListener;
 use super::budget::MemoryBudget;
 use super::connection::{self, Handler, ReplyBody, Versions};
 use super::exchange::{Exchange, Received, outcome};
@@ -45,14 +45,14 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 /// # Errors
 /// Where the listener itself fails.
 pub async fn serve<S: Sink>(
-    listener: TcpListener,
+    listener: GuardedListener,
     sink: S,
     limits: Limits,
     budget: MemoryBudget,
     stats: Arc<ReceiveStats>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let exchange = Exchange::new(sink, limits, budget, Arc::clone(&stats));
+    let exchange = Exchange::new(sink, listener.entrance.clone(), limits, budget, Arc::clone(&stats));
     let (accepting, limits) = (exchange.accepting.clone(), Arc::clone(&exchange.limits));
     let handler = GrpcHandler(exchange);
     connection::serve(listener, Versions::Http2, handler, accepting, limits, stats, shutdown).await
@@ -64,14 +64,24 @@ struct GrpcHandler<S>(Exchange<S>);
 impl<S: Sink> Handler for GrpcHandler<S> {
     async fn handle(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let count = self.0.count(Protocol::Grpc);
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
+        let admitted = self.0.admit(&head.headers, &mut body, false).await;
         // Who does not speak gRPC is answered in plain HTTP, as gRPC has it.
         if let Some(refusal) = not_grpc(&head) {
-            self.0.turn_away(body, false).await;
+            let refusal = match admitted {
+                Ok(()) => {
+                    self.0.turn_away(body, false).await;
+                    refusal
+                }
+                Err(denied) => denied,
+            };
             count.end(refusal.status().outcome);
             return plain(refusal.status().http);
         }
-        let result = self.export(&head, body).await;
+        let result = match admitted {
+            Ok(()) => self.export(&head, body).await,
+            Err(denied) => Err(denied),
+        };
         count.end(outcome(&result));
         response(&result)
     }

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue,
-    RETRY_AFTER,
+    RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 
+use super::access::GuardedListener;
 use super::budget::MemoryBudget;
 use super::connection::{self, Handler, ReplyBody, Versions};
 use super::exchange::{Exchange, Received, outcome};
 use super::inflate::{Encoding, inflate};
 use super::json;
 use super::limits::Limits;
-use super::reply::{Receipt, Refusal, Sink, seconds};
+use super::reply::{Receipt, Refusal, Sink, challenge, seconds};
 use super::stats::{Protocol, ReceiveStats};
 
 /// Serves OTLP/HTTP on `listener` (HTTP/1.1, and HTTP/2 with prior knowledge) until `shutdown` ends. Then no connection
@@ -29,14 +29,14 @@ use super::stats::{Protocol, ReceiveStats};
 /// # Errors
 /// Where the listener itself fails.
 pub async fn serve<S: Sink>(
-    listener: TcpListener,
+    listener: GuardedListener,
     sink: S,
     limits: Limits,
     budget: MemoryBudget,
     stats: Arc<ReceiveStats>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let exchange = Exchange::new(sink, limits, budget, Arc::clone(&stats));
+    let exchange = Exchange::new(sink, listener.entrance.clone(), limits, budget, Arc::clone(&stats));
     let (accepting, limits) = (exchange.accepting.clone(), Arc::clone(&exchange.limits));
     let handler = HttpHandler(exchange);
     connection::serve(listener, Versions::Http1And2, handler, accepting, limits, stats, shutdown).await
@@ -68,8 +68,9 @@ impl<S: Sink> HttpHandler<S> {
         format: Option<Format>,
         protocol: Protocol,
     ) -> Result<Receipt, Refusal> {
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let awaits_continue = head.headers.contains_key(EXPECT);
+        self.0.admit(&head.headers, &mut body, awaits_continue).await?;
         let encoding = match check(&head, format) {
             Ok(encoding) => encoding,
             Err(refusal) => {
@@ -164,6 +165,9 @@ fn response(format: Format, result: &Result<Receipt, Refusal>) -> Response<Reply
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds(delay)));
         }
         match refusal {
+            Refusal::Denied(denial) => {
+                drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(*denial))));
+            }
             Refusal::WrongMethod => drop(headers.insert(ALLOW, HeaderValue::from_static("POST"))),
             Refusal::UnsupportedEncoding => {
                 drop(headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd, identity")));

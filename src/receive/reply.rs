@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use prost::Message;
 
+use super::access::Denial;
 use super::json::JsonError;
 use super::stats::Outcome;
 
@@ -32,6 +33,9 @@ pub struct Receipt {
 /// Why nothing of a request was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// Who sends it may not.
+    #[error("{}", denied(*.0))]
+    Denied(Denial),
     /// The bytes are no valid OTLP; sending them again cannot help.
     #[error("the request is not valid OTLP: {0}")]
     Malformed(&'static str),
@@ -99,10 +103,14 @@ pub enum GrpcCode {
     InvalidArgument = 3,
     /// Too slow; may be sent again.
     DeadlineExceeded = 4,
+    /// The token opens something else.
+    PermissionDenied = 7,
     /// Not served here.
     Unimplemented = 12,
     /// To be sent again later.
     Unavailable = 14,
+    /// No valid token.
+    Unauthenticated = 16,
 }
 
 /// How a refusal is told in both protocols.
@@ -127,6 +135,10 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> Status {
         let (http, grpc, retry_after, outcome) = match self {
+            Self::Denied(Denial::WrongUse) => {
+                (StatusCode::FORBIDDEN, GrpcCode::PermissionDenied, None, Outcome::Denied)
+            }
+            Self::Denied(_) => (StatusCode::UNAUTHORIZED, GrpcCode::Unauthenticated, None, Outcome::Denied),
             Self::Malformed(_) | Self::MalformedJson(_) => {
                 (StatusCode::BAD_REQUEST, GrpcCode::InvalidArgument, None, Outcome::Malformed)
             }
@@ -211,6 +223,30 @@ impl Receipt {
         })
         .to_string()
         .into_bytes()
+    }
+}
+
+/// What is said of a denial. Whoever guesses learns from it no more than that a guess was wrong; a token that is expired or
+/// for another port was made here, and its owner is told what to do.
+fn denied(denial: Denial) -> &'static str {
+    match denial {
+        Denial::Missing => "a token is needed; send the header `authorization: Bearer TOKEN`",
+        Denial::Malformed => {
+            "the authorization header holds no bearer token; send `authorization: Bearer TOKEN`"
+        }
+        Denial::Unknown => "the token is not valid; see receive.tokens_file and `esker tokens new --help`",
+        Denial::Expired => "the token has expired; make another with `esker tokens new`",
+        Denial::WrongUse => "the token opens another port; `send` is for OTLP, `read` for the admin port",
+    }
+}
+
+/// The `WWW-Authenticate` of a denial, as RFC 6750 has it.
+pub(super) fn challenge(denial: Denial) -> &'static str {
+    match denial {
+        Denial::Missing => "Bearer realm=\"esker\"",
+        Denial::Malformed => "Bearer realm=\"esker\", error=\"invalid_request\"",
+        Denial::Unknown | Denial::Expired => "Bearer realm=\"esker\", error=\"invalid_token\"",
+        Denial::WrongUse => "Bearer realm=\"esker\", error=\"insufficient_scope\"",
     }
 }
 

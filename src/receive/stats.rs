@@ -40,6 +40,8 @@ pub enum Outcome {
     Accepted,
     /// Some log records were rejected.
     Partial,
+    /// It came without a valid token.
+    Denied,
     /// It was no valid OTLP.
     Malformed,
     /// It was over a limit of size or number.
@@ -58,9 +60,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Accepted,
         Self::Partial,
+        Self::Denied,
         Self::Malformed,
         Self::TooLarge,
         Self::Stalled,
@@ -76,6 +79,7 @@ impl Outcome {
         match self {
             Self::Accepted => "accepted",
             Self::Partial => "partial",
+            Self::Denied => "denied",
             Self::Malformed => "malformed",
             Self::TooLarge => "too_large",
             Self::Stalled => "stalled",

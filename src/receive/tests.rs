@@ -1,5 +1,6 @@
 //! The listeners, driven over real sockets.
 
+mod access;
 mod grpc;
 mod http;
 
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
+use super::access::GuardedListener;
 use super::budget::MemoryBudget;
 use super::reply::{Receipt, Refusal, Sink};
 use super::stats::{Outcome, Protocol, ReceiveStats};
@@ -101,8 +103,19 @@ enum Listener {
 
 impl Service {
     async fn start(listener: Listener, sink: FakeSink, limits: Limits, budget: MemoryBudget) -> Self {
+        Self::guarded(listener, sink, limits, budget, GuardedListener::open).await
+    }
+
+    async fn guarded(
+        listener: Listener,
+        sink: FakeSink,
+        limits: Limits,
+        budget: MemoryBudget,
+        guard: impl FnOnce(TcpListener) -> GuardedListener,
+    ) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
+        let socket = guard(socket);
         let (stats, stop) = (Arc::new(ReceiveStats::default()), CancellationToken::new());
         let (parts, stopped) =
             ((sink.clone(), budget.clone(), Arc::clone(&stats)), stop.clone().cancelled_owned());

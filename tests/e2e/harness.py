@@ -104,9 +104,15 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(address: str, method: str, path: str, body: bytes | None = None, headers: dict | None = None) -> Answer:
+def request(
+    address: str, method: str, path: str, body: bytes | None = None, headers: dict | None = None, tls=None
+) -> Answer:
+    """One request on a connection of its own; `tls` is an `ssl.SSLContext` where the port wants it."""
     host, port = address.rsplit(":", 1)
-    connection = http.client.HTTPConnection(host, int(port), timeout=REQUEST_SECONDS)
+    if tls:
+        connection = http.client.HTTPSConnection(host, int(port), timeout=REQUEST_SECONDS, context=tls)
+    else:
+        connection = http.client.HTTPConnection(host, int(port), timeout=REQUEST_SECONDS)
     try:
         connection.request(method, path, body=body, headers=headers or {})
         response = connection.getresponse()
@@ -114,6 +120,10 @@ def request(address: str, method: str, path: str, body: bytes | None = None, hea
         return Answer(response.status, names, response.read())
     finally:
         connection.close()
+
+
+def bearer(token: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"} if token else {}
 
 
 def toml_value(value) -> str:
@@ -139,6 +149,8 @@ class Esker:
         self.ports, self.sections = ports, sections
         self.config, self.log_path = home / "esker.toml", home / "stderr.log"
         self.process: subprocess.Popen | None = None
+        # Where the ports want TLS and tokens: what the methods below show them.
+        self.tls, self.send_token, self.read_token = None, None, None
         self.ready: dict = {}
         self.write_config()
 
@@ -226,10 +238,11 @@ class Esker:
 
     def post(self, body: bytes, content_type: str = "application/x-protobuf", path: str = "/v1/logs", **headers) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return request(self.ready["http"], "POST", path, body, {"content-type": content_type, **named})
+        headers = {"content-type": content_type, **bearer(self.send_token), **named}
+        return request(self.ready["http"], "POST", path, body, headers, self.tls)
 
     def admin(self, path: str) -> Answer:
-        return request(self.ready["admin"], "GET", path)
+        return request(self.ready["admin"], "GET", path, headers=bearer(self.read_token), tls=self.tls)
 
     def metrics(self) -> dict[str, float]:
         """Every sample by its full name with labels, as the page spells it."""

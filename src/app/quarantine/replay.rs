@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::repair::{Repairs, outline};
 use super::{Filter, key_file, table_options, text, time};
+use crate::app::client::{Client, Credentials};
 use crate::app::{AppError, Format, block_on, print, status};
 use crate::clock::{Clock, SystemClock};
 use crate::columns::quarantine::{
@@ -56,6 +57,8 @@ pub struct ReplayOptions {
     pub show: bool,
     /// Wait for the commit also where the endpoint was given.
     pub wait: bool,
+    /// What the server wants to see.
+    pub credentials: Credentials,
 }
 
 /// What became of the rows, in counts.
@@ -124,7 +127,8 @@ fn configured_endpoint(config: &Config) -> anyhow::Result<String> {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    Ok(format!("http://{address}"))
+    let scheme = if config.receive.access.files.tls.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{address}"))
 }
 
 pub(super) async fn replay(
@@ -138,7 +142,7 @@ pub(super) async fn replay(
     let meant = select(&reader, options, key, &mut report).await?;
     let started = SystemClock.now_micros();
     let mut sent = HashSet::new();
-    let sender = Sender::new(endpoint)?;
+    let sender = Sender::new(config, options, endpoint)?;
     let outcome = send_all(&reader, options, key, meant, &sender, &mut sent, &mut report).await;
     report.stopped = outcome.err().map(|error| format!("{error:#}"));
     if !options.dry_run && (options.endpoint.is_none() || options.wait) {
@@ -255,20 +259,31 @@ fn open(key: &OpeningKey, sealed: &str, id: &str, reason: &str) -> anyhow::Resul
 
 /// A client of the server's OTLP/HTTP port.
 struct Sender {
-    client: reqwest::Client,
+    client: Client,
     url: String,
 }
 
 impl Sender {
-    fn new(endpoint: &str) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIME_MAX).build()?;
+    /// Where no endpoint was given, the server is the one of the data directory, which is known by what it left there.
+    fn new(config: &Config, options: &ReplayOptions, endpoint: &str) -> anyhow::Result<Self> {
+        let local = match options.endpoint {
+            None => status::running(&config.data_dir)?,
+            Some(_) => None,
+        };
+        let client = match &local {
+            Some(run) => Client::local(run, &options.credentials, ANSWER_TIME_MAX)?,
+            None => Client::remote(&options.credentials, ANSWER_TIME_MAX)?,
+        };
         Ok(Self { client, url: format!("{}/v1/logs", endpoint.trim_end_matches('/')) })
     }
 
     /// Sends one request; false where the server refuses it for good.
     async fn send(&self, body: Vec<u8>) -> anyhow::Result<bool> {
         for attempt in 1..=ATTEMPTS_MAX {
-            let request = self.client.post(&self.url).header("content-type", "application/x-protobuf");
+            let request = self
+                .client
+                .request(reqwest::Method::POST, &self.url)
+                .header("content-type", "application/x-protobuf");
             let answer = request.body(body.clone()).send().await.with_context(|| {
                 format!(
                     "sending to {}; is `esker serve` running, and is --endpoint its HTTP address?",
@@ -282,6 +297,9 @@ impl Sender {
                     anyhow!("{} does not answer as OTLP; is --endpoint the HTTP address?", self.url)
                 })?;
                 return Ok(answer.partial_success.is_none_or(|partial| partial.rejected_log_records == 0));
+            }
+            if matches!(status.as_u16(), 401 | 403) {
+                bail!("{} wants a valid token; name a file that holds one with --token-file", self.url);
             }
             if !(status.is_server_error() || status.as_u16() == 429) {
                 return Ok(false);
@@ -332,7 +350,7 @@ pub(super) async fn count_again(
 async fn committed(config: &Config, moment: i64) -> bool {
     let give_up = tokio::time::Instant::now() + config.flush.max_age * 2 + COMMIT_TIME_MAX;
     loop {
-        let Some(live) = status::live(&config.data_dir).await else { return false };
+        let Ok(Some(live)) = status::live(&config.data_dir).await else { return false };
         match live.wal.backlog_since.map(|since| super::parse_time(&since)) {
             None => return true,
             Some(Ok(since)) if since > moment => return true,

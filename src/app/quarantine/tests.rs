@@ -130,6 +130,7 @@ impl Lake {
             dry_run: false,
             show: false,
             wait: false,
+            credentials: crate::app::client::Credentials::default(),
         }
     }
 }
