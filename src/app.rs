@@ -18,6 +18,7 @@ pub mod learn;
 pub mod quarantine;
 mod policies;
 pub mod serve;
+pub mod sql;
 pub mod startup;
 pub mod status;
 mod withdrawals;

@@ -21,6 +21,7 @@ pub mod intake;
 pub mod datafile;
 pub mod table;
 pub mod flush;
+pub mod sql;
 pub mod telemetry;
 pub mod config;
 pub mod app;
