@@ -1,0 +1,150 @@
+"""`esker sql`: what it prints runs unedited in engines that nobody here wrote, and answers as the oracle does."""
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import lake
+import otlp
+import pytest
+import sql_engines
+import sql_oracle
+from harness import HERE, Esker
+from sql_oracle import BOUGHT, CATEGORY, DATE, OWN_COLUMNS, VIEWED, VIEWS
+
+ENGINES = ("duckdb", "spark", "clickhouse")
+STEPS = ("--event", VIEWED, "--then", BOUGHT)
+TYPES = {
+    "duckdb": {"order": "BIGINT", "price": "DOUBLE", "select": "BOOLEAN", "event_time": "TIMESTAMP WITH TIME ZONE"},
+    "spark": {"order": "bigint", "price": "double", "select": "boolean", "event_time": "timestamp"},
+    "clickhouse": {
+        "order": "Nullable(Int64)",
+        "price": "Nullable(Float64)",
+        "select": "Nullable(Bool)",
+        "event_time": "DateTime64(6, 'UTC')",
+    },
+}
+
+
+@dataclass
+class Shop:
+    """The finished table, and what must be found in it."""
+
+    service: Esker
+    oracle: sql_oracle.Oracle
+
+
+def send(service: Esker, events: list[sql_oracle.Event], rejected: int = 0):
+    for name in ("shop", "mobile"):
+        records = [event.log_record() for event in events if event.service == name]
+        if records:
+            answer = service.post(otlp.encoded(*records, service=name))
+            assert answer.status == 200, answer.body
+
+
+@pytest.fixture(scope="module")
+def shop(homes) -> Shop:
+    started = lake.micros(datetime.now(timezone.utc))
+    service = Esker(homes("sql"), HERE / "schemas_sql").start()
+    sent, broken = sql_oracle.events(), sql_oracle.broken()
+    send(service, [event for event in sent if event.service == "mobile"])
+    again = sql_oracle.copies(sent)
+    send(service, [event for event in sent if event.service == "shop"])
+    send(service, again)
+    send(service, broken)
+    assert service.stop() == 0
+    ended = lake.micros(datetime.now(timezone.utc))
+    return Shop(service, sql_oracle.Oracle(sent + again, broken, started, ended))
+
+
+def script(shop: Shop, engine: str, *more: str) -> str:
+    printed = shop.service.run("sql", "--engine", engine, *more)
+    assert printed.returncode == 0, printed.stderr
+    return printed.stdout
+
+
+@pytest.fixture(scope="module")
+def run(shop, homes):
+    """The whole script of an engine, run once: the engine, and the answer to each query by its name."""
+    done, started = {}, []
+
+    def start(engine: str):
+        if engine == "duckdb":
+            return sql_engines.DuckDb(homes("sql-duckdb"))
+        if engine == "spark":
+            return sql_engines.Spark(shop.service.warehouse)
+        started.append(sql_engines.ClickHouse(homes("sql-clickhouse"), shop.service.warehouse))
+        return started[-1]
+
+    def all_of(engine: str):
+        if engine not in done:
+            opened, answers = start(engine), {}
+            for name, statement in sql_engines.statements(script(shop, engine, *STEPS)):
+                answer = opened.run(statement)
+                if name:
+                    answers[name] = answer
+            done[engine] = (opened, answers)
+        return done[engine]
+
+    yield all_of
+    for engine in started:
+        engine.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_query_answers_as_the_oracle_does(shop, run, engine):
+    _, answers = run(engine)
+    expected = shop.oracle.answers()
+    assert answers.keys() == expected.keys()
+    for name, answer in expected.items():
+        assert answers[name] == answer, name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_event_has_a_view_of_its_own_columns_and_rows(shop, run, engine):
+    opened, _ = run(engine)
+    for event, view in VIEWS.items():
+        found = opened.run(f"SELECT * FROM esker.{opened.quoted(view)}")
+        assert len(found) == sum(one.name == event for one in shop.oracle.sent), event
+        own = [name for name in found[0] if name not in lake_envelope() and name != DATE]
+        assert sorted(own) == sorted(OWN_COLUMNS[event])
+        for row in found:
+            (sent, *_) = [one for one in shop.oracle.sent if one.name == event and one.micros == row["event_time"]]
+            assert row[DATE] == sent.day and row["category"] == CATEGORY[event]
+            for column, key in (("order", "order"), ("price", "price"), ("select", "select"), ("group", "group")):
+                if column in row:
+                    assert row[column] == sent.value(key)
+            assert row.get("event_date") == sent.value("event.date")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_views_have_the_types_that_the_engine_is_said_to_read(run, engine):
+    opened, _ = run(engine)
+    types = opened.types(f"esker.{opened.quoted(VIEWS[BOUGHT])}")
+    assert {name: types[name] for name in TYPES[engine]} == TYPES[engine]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_unique_view_keeps_the_first_of_what_came_twice(shop, run, engine):
+    opened, _ = run(engine)
+    stored = opened.run("SELECT event_id, received_time FROM esker.events")
+    unique = opened.run("SELECT event_id, received_time FROM esker.events_unique")
+    first: dict[str, int] = {}
+    for row in stored:
+        first[row["event_id"]] = min(first.get(row["event_id"], row["received_time"]), row["received_time"])
+    assert len(stored) == len(shop.oracle.sent) == len(unique) + 1
+    assert {row["event_id"]: row["received_time"] for row in unique} == first
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_declared_is_there_with_its_view(run, engine):
+    opened, _ = run(engine)
+    declared = opened.run("SELECT * FROM esker.declared_events")
+    assert {row["event_name"]: row["view_name"] for row in declared} == VIEWS
+    assert {row["event_name"]: row["brief"] for row in declared}["events.unique"] == "Ends with a backslash \\\\"
+
+
+def lake_envelope() -> set[str]:
+    import oracle
+
+    return set(oracle.ENVELOPE)
