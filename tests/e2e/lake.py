@@ -105,6 +105,8 @@ def spark(warehouse: Path):
         "spark.sql.catalog.lake": "org.apache.iceberg.spark.SparkCatalog",
         "spark.sql.catalog.lake.type": "hadoop",
         "spark.sql.catalog.lake.warehouse": f"file://{warehouse}",
+        # Where Spark makes a folder for each schema of its own catalog.
+        "spark.sql.warehouse.dir": f"file://{warehouse.parent}/spark-warehouse",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "1",
         "spark.driver.host": "127.0.0.1",

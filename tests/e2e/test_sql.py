@@ -12,6 +12,9 @@ import sql_oracle
 from harness import HERE, Esker
 from sql_oracle import BOUGHT, CATEGORY, DATE, OWN_COLUMNS, VIEWED, VIEWS
 
+# Starting a JVM and running some forty statements in it takes its time on a machine that does other things as well.
+pytestmark = pytest.mark.timeout(600)
+
 ENGINES = ("duckdb", "spark", "clickhouse")
 STEPS = ("--event", VIEWED, "--then", BOUGHT)
 TYPES = {

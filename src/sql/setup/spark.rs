@@ -27,7 +27,8 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
     );
     let mut set = |key: &str, value: &str| {
         let dot = if key.is_empty() { "" } else { "." };
-        writeln!(text, "SET spark.sql.catalog.{CATALOG}{dot}{key}={value};").ok();
+        // Without the quotes a key may hold no hyphen and a value no semicolon.
+        writeln!(text, "SET `spark.sql.catalog.{CATALOG}{dot}{key}`=`{value}`;").ok();
     };
     set("", "org.apache.iceberg.spark.SparkCatalog");
     match &lake.catalog {
