@@ -89,7 +89,7 @@ impl Engine {
             Self::DuckDb | Self::Spark => format!("CAST(DATE_TRUNC('week', {day}) AS DATE)"),
             // DATE_TRUNC would follow the session's WEEK_START.
             Self::Snowflake => format!("DATEADD('day', 1 - DAYOFWEEKISO({day}), {day})"),
-            Self::BigQuery => format!("DATE_TRUNC({day}, ISOWEEK)"),
+            Self::BigQuery => format!("DATE_TRUNC({day}, WEEK(MONDAY))"),
             Self::Trino => format!("DATE_TRUNC('week', {day})"),
             Self::ClickHouse => format!("toMonday({day})"),
         }

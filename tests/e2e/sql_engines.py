@@ -2,19 +2,22 @@
 
 Owns: dividing a script at its own ends, starting the engines, and the form of answers: rows as dictionaries with lower case
 names, times as microseconds since the Unix epoch, decimals as floats. Does not own: what must be answered.
-Sessions are in Tokyo's time zone: an answer must not depend on where somebody sits.
+Sessions are in Tokyo's time zone where an engine has one: an answer must not depend on where somebody sits.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 import lake
+import pyarrow.parquet
+from harness import free_ports, request, wait_until
 
 ZONE = "Asia/Tokyo"
 HERE = Path(__file__).parent
@@ -101,23 +104,37 @@ class Spark:
         return dict(self.session.table(view).dtypes)
 
 
-class ClickHouse:
-    """chDB in a process of its own: it is a whole server in a library, and will not share a process with others' allocators."""
+class Piped:
+    """An engine in a process of its own, which reads a statement and writes its answer, each a line of JSON."""
 
-    def __init__(self, home: Path, warehouse: Path):
-        home.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(HERE / "sql_clickhouse.py"), str(home), ZONE]
+    def __init__(self, program: str, *arguments: str | Path, python: str | Path = sys.executable, cwd: Path | None = None):
+        command = [python, HERE / program, *arguments]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=warehouse
+            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd
         )
 
     def run(self, sql: str) -> list[dict]:
         self.process.stdin.write(json.dumps(sql) + "\n")
         self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        assert line, f"the engine ended with {self.process.wait(60)}; what it said is in the captured stderr"
+        answer = json.loads(line)
         if "error" in answer:
             raise AssertionError(f"{answer['error']}\n{sql}")
         return rows(answer["names"], [map(revived, row) for row in answer["rows"]])
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
+
+
+class ClickHouse(Piped):
+    """chDB: a whole server in a library, so it shares a process with nobody. It reads local tables below its working directory."""
+
+    def __init__(self, home: Path, warehouse: Path):
+        home.mkdir(parents=True, exist_ok=True)
+        super().__init__("sql_pipe_clickhouse.py", home, ZONE, cwd=warehouse)
 
     def quoted(self, name: str) -> str:
         return f"`{name}`"
@@ -125,10 +142,105 @@ class ClickHouse:
     def types(self, view: str) -> dict[str, str]:
         return {row["name"]: row["type"] for row in self.run(f"DESCRIBE {view}")}
 
+
+class Snowflake(Piped):
+    """fakesnow, in which DuckDB plays Snowflake. It has no Iceberg tables, so it is given the rows, under the table's name and with
+    the types that Snowflake reads them as."""
+
+    def __init__(self, python: Path, tables: Path):
+        super().__init__("sql_pipe_snowflake.py", tables, python=python)
+
+    def run(self, sql: str) -> list[dict]:
+        # fakesnow puts a view's comment into a statement of its own without doubling its quotes.
+        return super().run(re.sub(r"^COMMENT = '.*'$", lambda comment: comment[0].replace("''", ""), sql, flags=re.M))
+
+    def quoted(self, name: str) -> str:
+        return f'"{name.upper()}"'
+
+
+class BigQuery:
+    """bqemulator, in which DuckDB plays BigQuery, through BigQuery's REST interface. It is given the rows, as fakesnow is."""
+
+    TYPES = {"string": "STRING", "int64": "INT64", "double": "FLOAT64", "bool": "BOOL"}
+    # It wants DuckDB's spatial extension at its start, and would ask the network for it: here it is a package.
+    SPATIAL = """
+import pathlib, duckdb, duckdb_extension_spatial as package
+(path,) = pathlib.Path(package.__file__).parent.glob(f"extensions/v{duckdb.__version__}/spatial.duckdb_extension")
+duckdb.connect().execute(f"INSTALL '{path}'")
+"""
+
+    def __init__(self, python: Path, tables: Path):
+        (port, grpc) = free_ports(2)
+        self.address = f"127.0.0.1:{port}"
+        environment = {**os.environ, "HOME": str(tables)}
+        subprocess.run([python, "-c", self.SPATIAL], env=environment, check=True)
+        command = [python.parent / "bqemulator", "start", "--rest-port", port, "--grpc-port", grpc, "--project", "shop"]
+        self.log = open(tables / "bqemulator.log", "wb")
+        self.process = subprocess.Popen([str(part) for part in command], env=environment, stdout=self.log, stderr=self.log)
+        wait_until(self.answers, "bqemulator answers", 120)
+        self.call("POST", "datasets", {"datasetReference": {"projectId": "shop", "datasetId": "esker"}})
+        for file in sorted(tables.glob("*.parquet")):
+            self.load(file.stem, pyarrow.parquet.read_table(file))
+
+    def answers(self) -> bool:
+        try:
+            return request(self.address, "GET", "/bigquery/v2/projects/shop/datasets").status == 200
+        except OSError:
+            assert self.process.poll() is None, "bqemulator ended"
+            return False
+
+    def call(self, method: str, path: str, body: dict) -> dict:
+        headers = {"content-type": "application/json"}
+        answer = request(self.address, method, f"/bigquery/v2/projects/shop/{path}", json.dumps(body).encode(), headers)
+        assert answer.status == 200, answer.body.decode()
+        return answer.json()
+
+    def load(self, name: str, table: pyarrow.Table):
+        kind = lambda field: self.TYPES.get(str(field.type).removeprefix("large_"), "TIMESTAMP")  # noqa: E731
+        fields = [{"name": field.name, "type": kind(field), "mode": "NULLABLE"} for field in table.schema]
+        reference = {"projectId": "shop", "datasetId": "esker", "tableId": name}
+        self.call("POST", "datasets/esker/tables", {"tableReference": reference, "schema": {"fields": fields}})
+        told = lambda item: item.isoformat() if isinstance(item, datetime) else item  # noqa: E731
+        sent = [{"json": {key: told(item) for key, item in row.items()}} for row in table.to_pylist()]
+        answer = self.call("POST", f"datasets/esker/tables/{name}/insertAll", {"rows": sent})
+        assert not answer.get("insertErrors"), answer
+
+    def run(self, sql: str) -> list[dict]:
+        body = {"query": sql, "useLegacySql": False, "timeoutMs": 60_000, "formatOptions": {"useInt64Timestamp": True}}
+        answer = self.call("POST", "queries", body)
+        assert answer["jobComplete"], answer
+        fields = answer.get("schema", {}).get("fields", [])
+        return [
+            {field["name"]: self.value(field["type"], cell["v"]) for field, cell in zip(fields, row["f"])}
+            for row in answer.get("rows", [])
+        ]
+
+    @staticmethod
+    def value(kind: str, text: str | None):
+        if text is None:
+            return None
+        if kind in ("INTEGER", "INT64"):
+            return int(text)
+        if kind in ("FLOAT", "FLOAT64", "NUMERIC", "BIGNUMERIC"):
+            return float(text)
+        if kind in ("BOOLEAN", "BOOL"):
+            return str(text).lower() == "true"
+        if kind == "DATETIME":
+            # BigQuery's DATE_TRUNC of a date is a date; the emulator's a time of midnight.
+            day, clock = text.split("T")
+            assert clock == "00:00:00", text
+            return date.fromisoformat(day)
+        if kind == "DATE":
+            return date.fromisoformat(text)
+        return int(text) if kind == "TIMESTAMP" else text
+
+    def quoted(self, name: str) -> str:
+        return f"`{name}`"
+
     def close(self):
-        self.process.stdin.close()
+        self.process.terminate()
         self.process.wait(60)
-        self.process.stdout.close()
+        self.log.close()
 
 
 def revived(item):
