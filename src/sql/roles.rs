@@ -23,7 +23,7 @@ pub struct RoleOptions {
 }
 
 /// Keys that name an organisation, the first that is there counts.
-const TENANTS: [&str; 11] = [
+const TENANTS: [&str; 8] = [
     "organisation.id",
     "organization.id",
     "tenant.id",
@@ -32,9 +32,6 @@ const TENANTS: [&str; 11] = [
     "account.id",
     "customer.id",
     "team.id",
-    "organisation.name",
-    "organization.name",
-    "account.number",
 ];
 const USERS: [&str; 6] =
     ["user.id", "enduser.id", "enduser.pseudo.id", "user.hash", "amplitude.user_id", "user.uuid"];

@@ -14,6 +14,11 @@ use crate::registry::ENVELOPE_COLUMNS;
 /// Longest comment of a view or a column, in characters: BigQuery takes 1,024 of a column.
 const COMMENT_CHARS_MAX: usize = 1000;
 
+const ABOUT_UNIQUE: &str =
+    "A row is there twice only where a client sent it again and another replica took it, after a crash or a time-out. Copies agree on id, name \
+     and time; of these the first received stays. All three are in PARTITION BY, so that a filter on event_name or event_time still keeps \
+     an engine from reading the whole history.";
+
 /// The column that numbers the copies of an event.
 const COPY: &str = "esker_copy";
 
@@ -40,46 +45,37 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
     title(text, &format!("Views in {}", script.schema));
     comment(
         text,
-        "The views are read where the table is: they hold no rows. Filter on event_time, by which the table is partitioned (by \
-         UTC day), and an engine reads only those days. event_date is that day.",
+        &format!(
+            "The views are read where the table is: they hold no rows. Filter on event_time, by which the table is partitioned (by UTC \
+             day), and an engine reads only those days. {} is that day.",
+            script.names.date
+        ),
     );
-    create(script, text, &events(script));
-    comment_on_unique(text);
-    create(script, text, &unique(script));
+    create(script, text, "", &events(script));
+    create(script, text, ABOUT_UNIQUE, &unique(script));
     if let Some(view) = declared(script) {
-        create(script, text, &view);
+        create(script, text, "", &view);
     }
     if let Some(table) = &script.lake.quarantine {
         let about = "Events that broke their contract; event_time is when they were received. `esker quarantine list` shows them too.";
         let view = beside(script, QUARANTINE, about, &quarantine::columns(), &setup::relation(script, table));
-        create(script, text, &view);
+        create(script, text, "", &view);
     }
     if let Some(table) = &script.lake.withdrawals {
         let about = "Who withdrew consent, and who gave it again; event_time is when that was received.";
         let view = beside(script, WITHDRAWALS, about, &withdrawals::columns(), &setup::relation(script, table));
-        create(script, text, &view);
+        create(script, text, "", &view);
     }
     writeln!(text).ok();
     comment(text, "One view for each declared event, with the columns that its attributes fill.");
     for event in &script.map.events {
         if event.stored {
-            missing(script, text, event);
-            create(script, text, &of_event(script, event));
+            create(script, text, &missing(script, event), &of_event(script, event));
         } else {
             writeln!(text).ok();
             comment(text, &format!("{} has no view: it is too sensitive to be stored.", one_line(&event.name)));
         }
     }
-}
-
-fn comment_on_unique(text: &mut String) {
-    writeln!(text).ok();
-    comment(
-        text,
-        "A row is there twice only where a client sent it again and another replica took it, after a crash or a time-out. Copies agree on id, \
-         name and time; of these the first received stays. All three are in PARTITION BY, so that a filter on event_name or event_time \
-         still keeps an engine from reading the whole history.",
-    );
 }
 
 fn events(script: &Script<'_>) -> View {
@@ -173,18 +169,18 @@ fn of_event(script: &Script<'_>, event: &MappedEvent) -> View {
     }
 }
 
-/// Says which attributes of an event have no column, and why.
-fn missing(script: &Script<'_>, text: &mut String, event: &MappedEvent) {
+/// Says which attributes of an event have no column, and why; nothing where all have one.
+fn missing(script: &Script<'_>, event: &MappedEvent) -> String {
     let left_out: Vec<_> = event
         .attributes
         .iter()
         .filter(|attribute| !script.is_stored(attribute))
         .map(|attribute| format!("{} ({})", one_line(&attribute.key), attribute.level))
         .collect();
-    if !left_out.is_empty() {
-        writeln!(text).ok();
-        comment(text, &format!("{}: not stored, by policy: {}.", one_line(&event.name), left_out.join(", ")));
+    if left_out.is_empty() {
+        return String::new();
     }
+    format!("{}: not stored, by policy: {}.", one_line(&event.name), left_out.join(", "))
 }
 
 fn attribute_comment(script: &Script<'_>, column: &str, attributes: &[&MappedAttribute]) -> String {
@@ -240,8 +236,8 @@ fn date(script: &Script<'_>) -> ViewColumn {
     }
 }
 
-/// Writes the statements that make a view and tell what it is.
-fn create(script: &Script<'_>, text: &mut String, view: &View) {
+/// Writes the statements that make a view and tell what it is, below a comment where there is something to say.
+fn create(script: &Script<'_>, text: &mut String, note: &str, view: &View) {
     let engine = script.engine;
     let full = script.view(&view.name);
     let about = engine.text(&short(&view.comment));
@@ -260,7 +256,11 @@ fn create(script: &Script<'_>, text: &mut String, view: &View) {
         Engine::ClickHouse => format!("\nCOMMENT {about}"),
         _ => String::new(),
     };
-    writeln!(text, "\n{head}\nSELECT\n{}\n{}{tail};", selected(script, view), view.from).ok();
+    writeln!(text).ok();
+    if !note.is_empty() {
+        comment(text, note);
+    }
+    writeln!(text, "{head}\nSELECT\n{}\n{}{tail};", selected(script, view), view.from).ok();
     if engine == Engine::DuckDb {
         writeln!(text, "COMMENT ON VIEW {full} IS {about};").ok();
         for column in &view.columns {

@@ -9,18 +9,17 @@ import json
 import os
 import re
 import subprocess
-import sys
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 import lake
+import piped
 import pyarrow.parquet
 from harness import free_ports, request, wait_until
 
 ZONE = "Asia/Tokyo"
-HERE = Path(__file__).parent
 
 
 def statements(script: str) -> list[tuple[str | None, str]]:
@@ -49,6 +48,10 @@ def plain(item):
     if isinstance(item, Decimal):
         return int(item) if item == item.to_integral_value() and item.as_tuple().exponent == 0 else float(item)
     return lake.micros(item) if isinstance(item, datetime) else item
+
+
+def lowered(found: list[dict]) -> list[dict]:
+    return [{name.lower(): item for name, item in row.items()} for row in found]
 
 
 def rows(names: list[str], found) -> list[dict]:
@@ -104,37 +107,14 @@ class Spark:
         return dict(self.session.table(view).dtypes)
 
 
-class Piped:
-    """An engine in a process of its own, which reads a statement and writes its answer, each a line of JSON."""
-
-    def __init__(self, program: str, *arguments: str | Path, python: str | Path = sys.executable, cwd: Path | None = None):
-        command = [python, HERE / program, *arguments]
-        self.process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd
-        )
-
-    def run(self, sql: str) -> list[dict]:
-        self.process.stdin.write(json.dumps(sql) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"the engine ended with {self.process.wait(60)}; what it said is in the captured stderr"
-        answer = json.loads(line)
-        if "error" in answer:
-            raise AssertionError(f"{answer['error']}\n{sql}")
-        return rows(answer["names"], [map(revived, row) for row in answer["rows"]])
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(60)
-        self.process.stdout.close()
-
-
-class ClickHouse(Piped):
-    """chDB: a whole server in a library, so it shares a process with nobody. It reads local tables below its working directory."""
+class ClickHouse(piped.ClickHouse):
+    """chDB."""
 
     def __init__(self, home: Path, warehouse: Path):
-        home.mkdir(parents=True, exist_ok=True)
-        super().__init__("sql_pipe_clickhouse.py", home, ZONE, cwd=warehouse)
+        super().__init__(home, warehouse, ZONE)
+
+    def run(self, sql: str) -> list[dict]:
+        return lowered(self.ask(sql))
 
     def quoted(self, name: str) -> str:
         return f"`{name}`"
@@ -143,16 +123,16 @@ class ClickHouse(Piped):
         return {row["name"]: row["type"] for row in self.run(f"DESCRIBE {view}")}
 
 
-class Snowflake(Piped):
+class Snowflake(piped.Piped):
     """fakesnow, in which DuckDB plays Snowflake. It has no Iceberg tables, so it is given the rows, under the table's name and with
     the types that Snowflake reads them as."""
 
     def __init__(self, python: Path, tables: Path):
-        super().__init__("sql_pipe_snowflake.py", tables, python=python)
+        super().__init__("pipe_snowflake.py", tables, python=python)
 
     def run(self, sql: str) -> list[dict]:
         # fakesnow puts a view's comment into a statement of its own without doubling its quotes.
-        return super().run(re.sub(r"^COMMENT = '.*'$", lambda comment: comment[0].replace("''", ""), sql, flags=re.M))
+        return lowered(self.ask(re.sub(r"^COMMENT = '.*'$", lambda comment: comment[0].replace("''", ""), sql, flags=re.M)))
 
     def quoted(self, name: str) -> str:
         return f'"{name.upper()}"'
@@ -241,10 +221,3 @@ duckdb.connect().execute(f"INSTALL '{path}'")
         self.process.terminate()
         self.process.wait(60)
         self.log.close()
-
-
-def revived(item):
-    """JSON has no dates."""
-    if isinstance(item, dict):
-        return datetime.fromisoformat(item["day"]).date()
-    return item

@@ -1,6 +1,7 @@
 """`esker sql`: what it prints runs unedited in engines that nobody here wrote, and answers as the oracle does."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,7 +13,8 @@ import pyarrow.parquet
 import pytest
 import sql_engines
 import sql_oracle
-from harness import HERE, Esker
+import sqlglot
+from harness import HERE, REPO, Esker
 from sql_oracle import BOUGHT, CATEGORY, DATE, OWN_COLUMNS, VIEWED, VIEWS
 
 # Starting a JVM and running some forty statements in it takes its time on a machine that does other things as well.
@@ -181,3 +183,82 @@ def lake_envelope() -> set[str]:
     import oracle
 
     return set(oracle.ENVELOPE)
+
+
+# What sqlglot does not know, and so takes as an opaque command: statements of the vendors' own for catalogs and buckets.
+OPAQUE = {
+    "snowflake": ["CREATE EXTERNAL VOLUME IF NOT EXISTS", "CREATE CATALOG INTEGRATION IF NOT EXISTS"],
+    "bigquery": ["CREATE OR REPLACE EXTERNAL TABLE"],
+    "trino": ["CALL lake.system.register_table"],
+}
+
+
+@pytest.mark.parametrize("registry", [HERE / "schemas_sql", REPO / "schemas"], ids=["shop", "flagsmith"])
+@pytest.mark.parametrize("engine", OPAQUE)
+def test_every_statement_is_valid_in_its_dialect(homes, caplog, engine, registry):
+    """Of engines that do not run here: sqlglot parses each statement, and writes it again in its dialect, without a complaint."""
+    service = Esker(homes(f"sql-parse-{engine}"), registry)
+    printed = service.run("sql", "--engine", engine)
+    assert printed.returncode == 0, printed.stderr
+    found = sql_engines.statements(printed.stdout)
+    opaque = []
+    for _, statement in found:
+        caplog.clear()
+        parsed = sqlglot.parse_one(statement, dialect=engine, error_level=sqlglot.ErrorLevel.RAISE)
+        if parsed.find(sqlglot.exp.Command):
+            opaque.append(next(start for start in OPAQUE[engine] if statement.startswith(start)))
+            continue
+        parsed.sql(dialect=engine, unsupported_level=sqlglot.ErrorLevel.RAISE)
+        assert not caplog.records, (statement, caplog.text)
+    assert set(opaque) == set(OPAQUE[engine]) and len(opaque) < 5 < len(found)
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, *OPAQUE])
+def test_every_declared_event_has_a_view_and_every_name_is_there_once(homes, engine):
+    service = Esker(homes(f"sql-flagsmith-{engine}"), REPO / "schemas")
+    printed = service.run("sql", "--engine", engine).stdout
+    made = re.findall(r"^CREATE OR REPLACE VIEW (\S+)", printed, re.M)
+    plain = [re.sub(r"[`\"]", "", name).lower().rsplit(".", 1)[1] for name in made]
+    assert len(plain) == len(set(plain))
+    declared = re.findall(r"^  - name: (\S+)", "".join(file.read_text() for file in (REPO / "schemas").glob("*.yaml")), re.M)
+    assert len(declared) == 90
+    assert {name.replace(".", "_") for name in declared} <= set(plain)
+    assert not sql_engines.left_out(printed), "Flagsmith's registry has an attribute for every role"
+
+
+def test_queries_that_lack_an_attribute_are_left_out_with_the_reason(homes):
+    printed = Esker(homes("sql-roles")).run("sql", "--engine", "duckdb", "--section", "queries")
+    missing = sql_engines.left_out(printed.stdout)
+    assert missing.keys() == {"daily_actives_by_tenant", "sessions"}
+    assert "--tenant KEY" in missing["daily_actives_by_tenant"] and "--session KEY" in missing["sessions"]
+    assert "--tenant (none found), --user user.id, --session (none found)" in " ".join(printed.stdout.split("\n-- "))
+
+
+def test_roles_can_be_chosen_and_a_wrong_one_is_named(homes):
+    service = Esker(homes("sql-choice"), HERE / "schemas_sql")
+    run = lambda *more: service.run("sql", "--engine", "duckdb", "--section", "queries", *more)  # noqa: E731
+    assert 'COUNT(DISTINCT "session_id") AS active_users' in run("--user", "session.id").stdout
+    for option, value, hint in [
+        ("--tenant", "organisation.name", "did you mean organisation.id"),
+        ("--event", "shop.item.sold", "did you mean shop.item.bought, shop.item.viewed, shop.item_viewed?"),
+        ("--user", "user.email", "no event stores such an attribute"),
+        ("--schema", "Esker; DROP", "use lower case letters"),
+        ("--table", "product.other", "name one of product.events"),
+    ]:
+        refused = run(option, value)
+        assert refused.returncode == 2 and option in refused.stderr and hint in refused.stderr, refused.stderr
+        assert not refused.stdout
+
+
+def test_nothing_is_made_and_no_secret_is_printed(homes):
+    """The command reads the registry and the newest metadata; it makes no data directory, no key and no warehouse."""
+    service = Esker(homes("sql-nothing"), HERE / "schemas_sql")
+    for engine in (*ENGINES, *OPAQUE):
+        assert service.run("sql", "--engine", engine).returncode == 0
+    assert not service.data.exists()
+
+
+def test_engines_without_a_catalog_are_given_the_newest_metadata(shop):
+    newest = lake.newest_metadata(shop.service.table).name
+    for engine in ("snowflake", "bigquery", "trino"):
+        assert newest in script(shop, engine, "--section", "setup")
