@@ -18,12 +18,10 @@ mod tests;
 mod types;
 mod views;
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use crate::columns::Layout;
 use crate::privacy::{DataMap, MappedAttribute, MappedEvent};
-use crate::registry::ColumnType;
 
 pub use dialect::Engine;
 pub use lake::{Auth, Catalog, Lake, LakeTable, Storage};
@@ -94,17 +92,11 @@ pub enum SqlError {
 ///
 /// # Errors
 /// Where an option names what is not there.
-pub fn script(
-    map: &DataMap,
-    layout: &Layout,
-    lake: &Lake,
-    options: &Options,
-) -> Result<String, SqlError> {
+pub fn script(map: &DataMap, layout: &Layout, lake: &Lake, options: &Options) -> Result<String, SqlError> {
     check_schema(&options.schema)?;
     let roles = Roles::choose(map, &lake.events.name, &options.roles)?;
-    let names = Names::new(map, layout);
-    let columns = layout.columns().iter().map(|column| (column.name.as_str(), column.ty)).collect();
-    let script = Script { engine: options.engine, schema: &options.schema, map, layout, lake, roles, names, columns };
+    let names = Names::new(map, layout, lake);
+    let script = Script { engine: options.engine, schema: &options.schema, map, layout, lake, roles, names };
     let mut text = script.head(options.section);
     let wants = |section| options.section == section || options.section == Section::All;
     if wants(Section::Setup) {
@@ -136,7 +128,6 @@ struct Script<'a> {
     lake: &'a Lake,
     roles: Roles<'a>,
     names: Names<'a>,
-    columns: HashMap<&'a str, ColumnType>,
 }
 
 impl Script<'_> {
@@ -154,7 +145,10 @@ impl Script<'_> {
                 self.map.policy_version,
             ),
         );
-        comment(&mut text, "Made by `esker sql`. Run it again after a change of schemas/: every statement replaces what was there.");
+        comment(
+            &mut text,
+            "Made by `esker sql`. Run it again after a change of schemas/: every statement replaces what was there.",
+        );
         if section == Section::All || section == Section::Setup {
             comment(
                 &mut text,
@@ -177,10 +171,6 @@ impl Script<'_> {
 
     fn is_stored(&self, attribute: &MappedAttribute) -> bool {
         is_stored(attribute, &self.lake.events.name)
-    }
-
-    fn engine_type(&self, column: &str) -> &'static str {
-        self.columns.get(column).map_or("", |ty| mapping(self.engine, *ty).engine_type)
     }
 }
 

@@ -28,17 +28,23 @@ pub fn command(config: &Config, table: Option<&str>, options: &Options) -> Resul
     let lake = lake(config, gate.registry(), table, options.engine)?;
     let mut options = options.clone();
     options.roles.tenant_hint.clone_from(&config.privacy.tenant_key);
-    let text = sql::script(&map, &layout, &lake, &options).map_err(|error| AppError::Usage(error.to_string()))?;
+    let text =
+        sql::script(&map, &layout, &lake, &options).map_err(|error| AppError::Usage(error.to_string()))?;
     Ok(print(&text)?)
 }
 
 /// Where the tables are. A table that only some registries ask for is left out where this one does not.
-fn lake(config: &Config, registry: &Registry, wanted: Option<&str>, engine: Engine) -> Result<Lake, AppError> {
+fn lake(
+    config: &Config,
+    registry: &Registry,
+    wanted: Option<&str>,
+    engine: Engine,
+) -> Result<Lake, AppError> {
     let known = || config.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ");
     let place = wanted.map_or(Some(0), |name| config.tables.iter().position(|table| table.name == name));
-    let table = place
-        .and_then(|place| config.tables.get(place))
-        .ok_or_else(|| AppError::Usage(format!("--table: there is no such table; name one of {}", known())))?;
+    let table = place.and_then(|place| config.tables.get(place)).ok_or_else(|| {
+        AppError::Usage(format!("--table: there is no such table; name one of {}", known()))
+    })?;
     let looks = matches!(engine, Engine::Snowflake | Engine::BigQuery | Engine::Trino);
     let named = |name: &str| located(table, name, looks);
     // Those beside the primary are Esker's own.

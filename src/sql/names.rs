@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hasher;
 
+use super::Lake;
 use crate::columns::Layout;
 use crate::privacy::DataMap;
 
@@ -38,10 +39,10 @@ pub(super) struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    pub(super) fn new(map: &'a DataMap, layout: &Layout) -> Self {
+    pub(super) fn new(map: &'a DataMap, layout: &Layout, lake: &Lake) -> Self {
         let mut taken: HashSet<String> = OWN.iter().map(|name| (*name).to_owned()).collect();
         // The tables themselves may lie in the same schema.
-        taken.extend(map.tables.iter().map(|table| table.name.replace('.', "_")));
+        taken.extend(lake.tables().map(|table| table.name.replace('.', "_")));
         let mut by_event = BTreeMap::new();
         for event in &map.events {
             let mut name = plain(&event.name);
@@ -66,10 +67,8 @@ impl<'a> Names<'a> {
 
 /// Lower case letters, digits and `_`, so that a name means the same in every engine, whatever it makes of case.
 fn plain(event: &str) -> String {
-    let name: String = event
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
-        .collect();
+    let name: String =
+        event.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
     if name.starts_with(|c: char| c.is_ascii_digit()) { format!("event_{name}") } else { name }
 }
 

@@ -88,7 +88,8 @@ impl<'a> Roles<'a> {
         if candidates.is_empty() {
             candidates = stored().filter(|event| self.tells_actor(event)).collect();
         }
-        let size = |event: &MappedEvent| candidates.iter().filter(|other| domain(other) == domain(event)).count();
+        let size =
+            |event: &MappedEvent| candidates.iter().filter(|other| domain(other) == domain(event)).count();
         // Of equals the first stays.
         let mut best: Option<&MappedEvent> = None;
         for event in &candidates {
@@ -103,9 +104,9 @@ impl<'a> Roles<'a> {
     fn second_event(&self, map: &'a DataMap) -> Option<&'a MappedEvent> {
         let first = self.event?;
         let others = || {
-            map.events.iter().filter(|event| {
-                event.stored && event.name != first.name && self.tells_actor(event)
-            })
+            map.events
+                .iter()
+                .filter(|event| event.stored && event.name != first.name && self.tells_actor(event))
         };
         others()
             .find(|event| domain(event) == domain(first) && event.category == first.category)
@@ -133,7 +134,8 @@ fn choice<'a>(
     known: &[&str],
 ) -> Result<Option<Role<'a>>, SqlError> {
     let of = |attribute: &&'a MappedAttribute| Role { key: &attribute.key, column: &attribute.column };
-    let exact = |key: &str| stored.iter().find(|attribute| attribute.key == key || attribute.column == key).map(of);
+    let exact =
+        |key: &str| stored.iter().find(|attribute| attribute.key == key || attribute.column == key).map(of);
     if let Some(key) = wanted {
         return exact(key).map(Some).ok_or_else(|| SqlError::Attribute {
             role,
@@ -168,9 +170,8 @@ fn event<'a>(
 /// Names that share a word with the wanted one, or the way to see all.
 fn close<'a>(known: impl Iterator<Item = &'a str>, wanted: &str) -> String {
     let words: Vec<_> = wanted.split(['.', '_']).filter(|word| word.len() > 1).collect();
-    let mut found: Vec<_> = known
-        .filter(|name| name.split(['.', '_']).any(|word| words.contains(&word)))
-        .collect();
+    let mut found: Vec<_> =
+        known.filter(|name| name.split(['.', '_']).any(|word| words.contains(&word))).collect();
     found.sort_unstable();
     found.dedup();
     found.truncate(5);

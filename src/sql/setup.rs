@@ -9,13 +9,14 @@ mod snowflake;
 mod spark;
 mod trino;
 
-use super::{Engine, LakeTable, Script, comment, title};
+use super::{Engine, LakeTable, Script, TypeMapping, comment, mapping, title, types};
 
 /// What the views call the catalog, in engines in which a catalog has a name.
 const CATALOG: &str = "lake";
 
 pub(super) fn write(script: &Script<'_>, text: &mut String) {
     title(text, &format!("Set-up of {}", script.engine.label()));
+    told_types(script, text);
     match script.engine {
         Engine::DuckDb => duckdb::write(script, text),
         Engine::Snowflake => snowflake::write(script, text),
@@ -24,6 +25,27 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
         Engine::Trino => trino::write(script, text),
         Engine::ClickHouse => clickhouse::write(script, text),
     }
+}
+
+/// Says what the columns' types are in this engine.
+fn told_types(script: &Script<'_>, text: &mut String) {
+    let mut told: Vec<String> = Vec::new();
+    for column in script.layout.columns() {
+        let TypeMapping { iceberg_type, engine_type, .. } = mapping(script.engine, column.ty);
+        let one = format!("{iceberg_type} is {engine_type}");
+        if !told.contains(&one) {
+            told.push(one);
+        }
+    }
+    let source = types::source(script.engine);
+    comment(
+        text,
+        &format!(
+            "Iceberg's types of the table, as {} reads them: {} ({source}).",
+            script.engine.label(),
+            told.join(", ")
+        ),
+    );
 }
 
 /// What a view reads a table from.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::clock::{Clock, SystemClock};
 use crate::privacy::{Gate, GateOptions, MappedTable};
-use crate::registry::Registry;
+use crate::registry::{ColumnType, Registry};
 use crate::secret::Keyring;
 
 const FILES: [(&str, &str); 1] = [(
@@ -65,8 +65,12 @@ fn printed(engine: Engine, lake: &Lake) -> String {
 
 /// Every place and every way to sign in.
 fn lakes() -> Vec<Lake> {
-    let oauth = Auth::OAuth2 { server_uri: Some("https://login.example/token".to_owned()), scope: Some("lake".to_owned()) };
-    let sigv4 = |service: &str| Auth::SigV4 { service: service.to_owned(), region: Some("eu-west-1".to_owned()) };
+    let oauth = Auth::OAuth2 {
+        server_uri: Some("https://login.example/token".to_owned()),
+        scope: Some("lake".to_owned()),
+    };
+    let sigv4 =
+        |service: &str| Auth::SigV4 { service: service.to_owned(), region: Some("eu-west-1".to_owned()) };
     let mut endpoint = lake("s3://bucket/some/prefix", Catalog::Files);
     endpoint.storage = Storage {
         endpoint: Some("http://127.0.0.1:8333".to_owned()),
@@ -109,11 +113,24 @@ fn a_place_that_is_known_needs_no_placeholder_and_a_secret_always_is_one() {
     for engine in Engine::ALL {
         let local = printed(engine, &lake("file:///srv/lake", Catalog::Files));
         let runs_here = matches!(engine, Engine::DuckDb | Engine::Spark | Engine::ClickHouse);
-        let statements = |text: &str| text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
-        assert_eq!(statements(&local).contains('<'), !runs_here && engine != Engine::Trino, "{engine:?}");
+        let statements =
+            |text: &str| text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
+        let has_place = statements(&local)
+            .split('<')
+            .skip(1)
+            .any(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic()));
+        assert_eq!(has_place, !runs_here && engine != Engine::Trino, "{engine:?}");
         for lake in lakes() {
             for line in printed(engine, &lake).lines() {
-                for word in ["SECRET '", "SECRET = '", "TOKEN '", "TOKEN = '", "secret_access_key = '", "token=", "credential="] {
+                for word in [
+                    "SECRET '",
+                    "SECRET = '",
+                    "TOKEN '",
+                    "TOKEN = '",
+                    "secret_access_key = '",
+                    "token=",
+                    "credential=",
+                ] {
                     if let Some((_, rest)) = line.split_once(word) {
                         assert!(rest.starts_with('<'), "{line}");
                     }
@@ -129,28 +146,51 @@ fn each_engine_is_told_the_place_in_its_own_words() {
     let gcs = lake("gs://bucket/some/prefix", Catalog::Files);
     let local = lake("file:///srv/lake", Catalog::Files);
     let oauth = lake("s3://bucket/p", rest(Auth::OAuth2 { server_uri: None, scope: None }));
-    let glue = lake("s3://bucket/p", rest(Auth::SigV4 { service: "glue".to_owned(), region: Some("eu-west-1".to_owned()) }));
+    let glue = lake(
+        "s3://bucket/p",
+        rest(Auth::SigV4 { service: "glue".to_owned(), region: Some("eu-west-1".to_owned()) }),
+    );
     for (engine, lake, wanted) in [
         (Engine::DuckDb, &local, "FROM iceberg_scan('/srv/lake/product/events')"),
         (Engine::DuckDb, &s3, "FROM iceberg_scan('s3://bucket/some/prefix/product/events')"),
         (Engine::DuckDb, &s3, "(TYPE s3, PROVIDER credential_chain, SCOPE 's3://bucket')"),
-        (Engine::DuckDb, &gcs, "(TYPE gcs, KEY_ID '<HMAC key id>', SECRET '<HMAC secret>', SCOPE 'gs://bucket')"),
+        (
+            Engine::DuckDb,
+            &gcs,
+            "(TYPE gcs, KEY_ID '<HMAC key id>', SECRET '<HMAC secret>', SCOPE 'gs://bucket')",
+        ),
         (Engine::DuckDb, &oauth, "OAUTH2_SERVER_URI 'https://catalog.example/api/v1/oauth/tokens'"),
-        (Engine::DuckDb, &oauth, "ATTACH IF NOT EXISTS 'main' AS lake (TYPE iceberg, ENDPOINT 'https://catalog.example/api'"),
+        (
+            Engine::DuckDb,
+            &oauth,
+            "ATTACH IF NOT EXISTS 'main' AS lake (TYPE iceberg, ENDPOINT 'https://catalog.example/api'",
+        ),
         (Engine::DuckDb, &oauth, "FROM lake.\"product\".\"events\""),
         (Engine::DuckDb, &glue, "ENDPOINT_TYPE glue"),
         (Engine::Snowflake, &s3, "STORAGE_PROVIDER = 'S3' STORAGE_BASE_URL = 's3://bucket/some/prefix/'"),
         (Engine::Snowflake, &gcs, "STORAGE_PROVIDER = 'GCS' STORAGE_BASE_URL = 'gcs://bucket/some/prefix/'"),
         (Engine::Snowflake, &s3, "METADATA_FILE_PATH = 'product/events/metadata/v12.metadata.json'"),
-        (Engine::Snowflake, &s3, "METADATA_FILE_PATH = 'product/events_quarantine/metadata/v<N>.metadata.json'"),
+        (
+            Engine::Snowflake,
+            &s3,
+            "METADATA_FILE_PATH = 'product/events_quarantine/metadata/v<N>.metadata.json'",
+        ),
         (Engine::Snowflake, &oauth, "CATALOG_TABLE_NAME = 'events'\n  AUTO_REFRESH = TRUE"),
         (Engine::Snowflake, &glue, "CATALOG_API_TYPE = AWS_GLUE CATALOG_NAME = 'main'"),
-        (Engine::BigQuery, &gcs, "uris = ['gs://bucket/some/prefix/product/events/metadata/v12.metadata.json']"),
+        (
+            Engine::BigQuery,
+            &gcs,
+            "uris = ['gs://bucket/some/prefix/product/events/metadata/v12.metadata.json']",
+        ),
         (Engine::Spark, &local, "SET `spark.sql.catalog.lake.warehouse`=`file:///srv/lake`;"),
         (Engine::Spark, &s3, "SET `spark.sql.catalog.lake.warehouse`=`s3a://bucket/some/prefix`;"),
         (Engine::Spark, &oauth, "SET `spark.sql.catalog.lake.credential`=`<client id>:<client secret>`;"),
         (Engine::Spark, &glue, "SET `spark.sql.catalog.lake.rest.signing-name`=`glue`;"),
-        (Engine::Trino, &s3, "table_location => 's3://bucket/some/prefix/product/events', metadata_file_name => 'v12.metadata.json'"),
+        (
+            Engine::Trino,
+            &s3,
+            "table_location => 's3://bucket/some/prefix/product/events', metadata_file_name => 'v12.metadata.json'",
+        ),
         (Engine::Trino, &oauth, "--   iceberg.rest-catalog.oauth2.credential=<client id>:<client secret>"),
         (Engine::ClickHouse, &local, "FROM icebergLocal('/srv/lake/product/events/')"),
         (Engine::ClickHouse, &s3, "url = 'https://bucket.s3.<region>.amazonaws.com/'"),
@@ -165,14 +205,15 @@ fn each_engine_is_told_the_place_in_its_own_words() {
 #[test]
 fn two_events_never_share_a_view_nor_take_one_of_eskers_own() {
     let text = printed(Engine::DuckDb, &lake("file:///srv/lake", Catalog::Files));
-    let mut made: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("CREATE OR REPLACE VIEW ")).collect();
+    let mut made: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix("CREATE OR REPLACE VIEW ")).collect();
     made.sort_unstable();
     let views = made.len();
     made.dedup();
     assert_eq!(made.len(), views);
     assert!(made.contains(&"esker.\"shop_item_bought\" AS") && made.contains(&"esker.events_unique AS"));
     // The ends depend on the events' names alone, so that people's queries stay true.
-    assert!(made.contains(&"esker.\"shop_item_bought_c0c8c4d5\" AS"), "{made:?}");
+    assert!(made.contains(&"esker.\"shop_item_bought_ab259766\" AS"), "{made:?}");
     assert!(made.contains(&"esker.\"events_unique_f88b6877\" AS"));
 }
 
@@ -180,7 +221,7 @@ fn two_events_never_share_a_view_nor_take_one_of_eskers_own() {
 fn an_events_view_has_what_is_stored_of_it_and_says_what_is_not() {
     let text = printed(Engine::Trino, &lake("file:///srv/lake", Catalog::Files));
     let view = text.split("VIEW lake.esker.\"shop_item_bought\"\n").nth(1).unwrap();
-    let view = view.split(';').next().unwrap();
+    let view = view.split(";\n").next().unwrap();
     assert!(view.contains("\"order\",  -- A \\ number. Attribute order; internal."), "{view}");
     assert!(!view.contains("user_email"));
     assert!(text.contains("-- shop.item.bought: not stored, by policy: user.email (personal).\nCREATE"));
@@ -202,7 +243,8 @@ fn every_type_that_is_written_is_in_every_vendors_table() {
     use ColumnType::{Binary, Boolean, Double, Long, String, Timestamp};
     let docs = include_str!("../../docs/sql.md");
     for ty in [String, Long, Double, Boolean, Timestamp, Binary] {
-        let row: Vec<_> = Engine::ALL.iter().map(|engine| format!("`{}`", mapping(*engine, ty).engine_type)).collect();
+        let row: Vec<_> =
+            Engine::ALL.iter().map(|engine| format!("`{}`", mapping(*engine, ty).engine_type)).collect();
         let iceberg = mapping(Engine::DuckDb, ty).iceberg_type;
         let row = format!("| `{iceberg}` | {} |", row.join(" | "));
         assert!(docs.contains(&row), "docs/sql.md lacks the row\n{row}");
@@ -230,9 +272,15 @@ fn what_lacks_is_named_with_the_way_out() {
     };
     assert!(refused(|one| one.schema = "a.b".to_owned()).starts_with("--schema a.b: use lower case letters"));
     let error = refused(|one| one.roles.user = Some("user.email".to_owned()));
-    assert_eq!(error, "--user user.email: no event stores such an attribute in this table; did you mean user.id?");
+    assert_eq!(
+        error,
+        "--user user.email: no event stores such an attribute in this table; did you mean user.id?"
+    );
     let error = refused(|one| one.roles.then = Some("nobody".to_owned()));
-    assert_eq!(error, "--then nobody: no such event is declared and stored; `esker catalogue` lists what there is");
+    assert_eq!(
+        error,
+        "--then nobody: no such event is declared and stored; `esker catalogue` lists what there is"
+    );
 }
 
 #[test]

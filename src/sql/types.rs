@@ -23,7 +23,9 @@ pub(super) fn source(engine: Engine) -> &'static str {
         Engine::DuckDb => "https://duckdb.org/docs/stable/core_extensions/iceberg/overview",
         Engine::Snowflake => "https://docs.snowflake.com/en/user-guide/tables-iceberg-data-types",
         Engine::BigQuery => "https://cloud.google.com/bigquery/docs/iceberg-external-tables#data_types",
-        Engine::Spark => "https://iceberg.apache.org/docs/1.10.0/spark-getting-started/#iceberg-type-to-spark-type",
+        Engine::Spark => {
+            "https://iceberg.apache.org/docs/1.10.0/spark-getting-started/#iceberg-type-to-spark-type"
+        }
         Engine::Trino => "https://trino.io/docs/current/connector/iceberg.html#iceberg-to-trino-type-mapping",
         Engine::ClickHouse => "https://clickhouse.com/docs/sql-reference/table-functions/iceberg",
     }

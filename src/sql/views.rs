@@ -14,8 +14,7 @@ use crate::registry::ENVELOPE_COLUMNS;
 /// Longest comment of a view or a column, in characters: BigQuery takes 1,024 of a column.
 const COMMENT_CHARS_MAX: usize = 1000;
 
-const ABOUT_UNIQUE: &str =
-    "A row is there twice only where a client sent it again and another replica took it, after a crash or a time-out. Copies agree on id, name \
+const ABOUT_UNIQUE: &str = "A row is there twice only where a client sent it again and another replica took it, after a crash or a time-out. Copies agree on id, name \
      and time; of these the first received stays. All three are in PARTITION BY, so that a filter on event_name or event_time still keeps \
      an engine from reading the whole history.";
 
@@ -63,7 +62,8 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
     }
     if let Some(table) = &script.lake.withdrawals {
         let about = "Who withdrew consent, and who gave it again; event_time is when that was received.";
-        let view = beside(script, WITHDRAWALS, about, &withdrawals::columns(), &setup::relation(script, table));
+        let view =
+            beside(script, WITHDRAWALS, about, &withdrawals::columns(), &setup::relation(script, table));
         create(script, text, "", &view);
     }
     writeln!(text).ok();
@@ -73,7 +73,10 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
             create(script, text, &missing(script, event), &of_event(script, event));
         } else {
             writeln!(text).ok();
-            comment(text, &format!("{} has no view: it is too sensitive to be stored.", one_line(&event.name)));
+            comment(
+                text,
+                &format!("{} has no view: it is too sensitive to be stored.", one_line(&event.name)),
+            );
         }
     }
 }
@@ -101,7 +104,12 @@ fn unique(script: &Script<'_>) -> View {
          FROM {}\n) AS copies\nWHERE {COPY} = 1",
         script.view(EVENTS)
     );
-    View { name: UNIQUE.to_owned(), comment: "All events, each once: the first received.".to_owned(), columns, from }
+    View {
+        name: UNIQUE.to_owned(),
+        comment: "All events, each once: the first received.".to_owned(),
+        columns,
+        from,
+    }
 }
 
 /// What the registry declares, as rows; None where it declares nothing that is stored.
@@ -109,8 +117,14 @@ fn declared(script: &Script<'_>) -> Option<View> {
     let engine = script.engine;
     let mut rows = Vec::new();
     for event in script.stored_events() {
-        let literals = [&event.name, &event.category, &event.level, script.names.event(&event.name), &one_line(&event.brief)]
-            .map(|item| engine.text(item));
+        let literals = [
+            &event.name,
+            &event.category,
+            &event.level,
+            script.names.event(&event.name),
+            &one_line(&event.brief),
+        ]
+        .map(|item| engine.text(item));
         rows.push(literals.to_vec());
     }
     let names = ["event_name", "category", "privacy_level", "view_name", "brief"];
@@ -152,7 +166,7 @@ fn of_event(script: &Script<'_>, event: &MappedEvent) -> View {
         columns.push(ViewColumn {
             name: script.engine.ident(column),
             expression: None,
-            comment: Some(attribute_comment(script, column, &attributes)),
+            comment: Some(attribute_comment(script, &attributes)),
         });
     }
     View {
@@ -183,7 +197,7 @@ fn missing(script: &Script<'_>, event: &MappedEvent) -> String {
     format!("{}: not stored, by policy: {}.", one_line(&event.name), left_out.join(", "))
 }
 
-fn attribute_comment(script: &Script<'_>, column: &str, attributes: &[&MappedAttribute]) -> String {
+fn attribute_comment(script: &Script<'_>, attributes: &[&MappedAttribute]) -> String {
     let table = &script.lake.events.name;
     let keys: Vec<_> = attributes.iter().map(|one| one.key.as_str()).collect();
     let brief = attributes.first().map(|one| sentence(&one.brief)).unwrap_or_default();
@@ -196,12 +210,9 @@ fn attribute_comment(script: &Script<'_>, column: &str, attributes: &[&MappedAtt
         })
         .collect();
     levels.dedup();
-    let is_json = |one: &&MappedAttribute| one.ty == "any" || one.ty.ends_with("[]") || one.ty.starts_with("template");
-    let json = if attributes.iter().any(is_json) && script.engine_type(column).to_ascii_lowercase() != "double" {
-        " JSON text."
-    } else {
-        ""
-    };
+    let is_json =
+        |one: &&MappedAttribute| one.ty == "any" || one.ty.ends_with("[]") || one.ty.starts_with("template");
+    let json = if attributes.iter().any(is_json) { " JSON text." } else { "" };
     let comment = format!("{brief}{json} Attribute {}; {}.", keys.join(", "), levels.join("; "));
     comment.trim().to_owned()
 }
@@ -221,11 +232,7 @@ fn name(script: &Script<'_>, column: &str) -> String {
 }
 
 fn table_column(script: &Script<'_>, column: &TableColumn) -> ViewColumn {
-    ViewColumn {
-        name: name(script, &column.name),
-        expression: None,
-        comment: Some(one_line(&column.doc)),
-    }
+    ViewColumn { name: name(script, &column.name), expression: None, comment: Some(one_line(&column.doc)) }
 }
 
 fn date(script: &Script<'_>) -> ViewColumn {
@@ -247,9 +254,14 @@ fn create(script: &Script<'_>, text: &mut String, note: &str, view: &View) {
         Engine::Snowflake => {
             format!("CREATE OR REPLACE VIEW {full} (\n{}\n)\nCOMMENT = {about}\nAS", listed(engine, view))
         }
-        Engine::Spark => format!("CREATE OR REPLACE VIEW {full} (\n{}\n)\nCOMMENT {about}\nAS", listed(engine, view)),
+        Engine::Spark => {
+            format!("CREATE OR REPLACE VIEW {full} (\n{}\n)\nCOMMENT {about}\nAS", listed(engine, view))
+        }
         Engine::BigQuery => {
-            format!("CREATE OR REPLACE VIEW {full} (\n{}\n)\nOPTIONS (description = {about})\nAS", listed(engine, view))
+            format!(
+                "CREATE OR REPLACE VIEW {full} (\n{}\n)\nOPTIONS (description = {about})\nAS",
+                listed(engine, view)
+            )
         }
     };
     let tail = match engine {
@@ -279,7 +291,11 @@ fn listed(engine: Engine, view: &View) -> String {
             Engine::BigQuery => format!(" OPTIONS (description = {})", engine.text(&short(comment))),
             _ => format!(" COMMENT {}", engine.text(&short(comment))),
         });
-        Item { packs: told.is_none(), sql: format!("{}{}", column.name, told.unwrap_or_default()), comment: None }
+        Item {
+            packs: told.is_none(),
+            sql: format!("{}{}", column.name, told.unwrap_or_default()),
+            comment: None,
+        }
     });
     laid_out(items.collect())
 }
@@ -290,7 +306,9 @@ fn selected(script: &Script<'_>, view: &View) -> String {
     let items = view.columns.iter().map(|column| {
         let comment = column.comment.as_deref().filter(|_| tells);
         match &column.expression {
-            Some(expression) => Item { packs: false, sql: format!("{expression} AS {}", column.name), comment },
+            Some(expression) => {
+                Item { packs: false, sql: format!("{expression} AS {}", column.name), comment }
+            }
             None => Item { packs: comment.is_none(), sql: column.name.clone(), comment },
         }
     });

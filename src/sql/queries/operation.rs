@@ -32,7 +32,9 @@ fn freshness(script: &Script<'_>) -> Query {
     let engine = script.engine;
     Query::new(
         "freshness",
-        format!("Freshness: the newest event of each service, and seconds since it was received; {DAYS} days."),
+        format!(
+            "Freshness: the newest event of each service, and seconds since it was received; {DAYS} days."
+        ),
         format!(
             "SELECT\n  service_name,\n  MAX(event_time) AS newest_event,\n  MAX(received_time) AS newest_received,\n  {seconds} AS \
              seconds_since_received\nFROM {events}\nWHERE event_time >= {since}\nGROUP BY service_name\nORDER BY newest_received DESC",
@@ -48,7 +50,9 @@ fn delay(script: &Script<'_>) -> Query {
     let seconds = engine.seconds_between("event_time", "received_time");
     Query::new(
         "delay",
-        format!("How late events arrive: seconds from happening to being received, and how many took over an hour; {DAYS} days."),
+        format!(
+            "How late events arrive: seconds from happening to being received, and how many took over an hour; {DAYS} days."
+        ),
         format!(
             "SELECT\n  {date},\n  COUNT(*) AS event_count,\n  ROUND(AVG({seconds}), 1) AS average_seconds,\n  MAX({seconds}) AS \
              longest_seconds,\n  COUNT(CASE WHEN {seconds} > 3600 THEN 1 END) AS over_an_hour\nFROM {events}\nWHERE event_time >= \
@@ -112,14 +116,21 @@ fn fill_rates(script: &Script<'_>) -> Query {
         .take(FILL_COLUMNS_MAX)
         .collect();
     if columns.is_empty() {
-        return Query::left_out(NAME, format!("{} has no attribute that is stored; name another with --event NAME.", event.name));
+        return Query::left_out(
+            NAME,
+            format!("{} has no attribute that is stored; name another with --event NAME.", event.name),
+        );
     }
     let engine = script.engine;
     let rates: Vec<_> = columns
         .iter()
         .map(|column| {
             let filled = format!("COUNT({})", engine.ident(column));
-            format!("{} AS {}", engine.percent(&filled, "COUNT(*)"), engine.ident(&format!("{column}_filled_percent")))
+            format!(
+                "{} AS {}",
+                engine.percent(&filled, "COUNT(*)"),
+                engine.ident(&format!("{column}_filled_percent"))
+            )
         })
         .collect();
     Query::new(
@@ -182,7 +193,10 @@ fn duplicates(script: &Script<'_>) -> Query {
 fn quarantine(script: &Script<'_>) -> Query {
     const NAME: &str = "quarantine_by_reason";
     if script.lake.quarantine.is_none() {
-        return Query::left_out(NAME, "there is no quarantine table beside this table; the primary table has it.");
+        return Query::left_out(
+            NAME,
+            "there is no quarantine table beside this table; the primary table has it.",
+        );
     }
     Query::new(
         NAME,

@@ -7,11 +7,10 @@ use super::{DAYS, Query, Script, WEEKS_DAYS};
 /// How long the second step of the funnel may take, in days.
 const FUNNEL_DAYS: u32 = 7;
 
-const NO_TENANT: &str =
-    "no stored attribute names an organisation, such as organisation.id or tenant.id; name one with --tenant KEY.";
-const NO_ACTOR: &str =
-    "no stored attribute names a user or an organisation, such as user.id; name one with --user KEY or --tenant KEY.";
-const NO_SESSION: &str = "no stored attribute names a session, such as session.id; name one with --session KEY.";
+const NO_TENANT: &str = "no stored attribute names an organisation, such as organisation.id or tenant.id; name one with --tenant KEY.";
+const NO_ACTOR: &str = "no stored attribute names a user or an organisation, such as user.id; name one with --user KEY or --tenant KEY.";
+const NO_SESSION: &str =
+    "no stored attribute names a session, such as session.id; name one with --session KEY.";
 const NO_EVENT: &str = "no event is declared and stored; name one with --event NAME.";
 
 pub(super) fn queries(script: &Script<'_>) -> Vec<Query> {
@@ -73,18 +72,24 @@ fn daily_actives(script: &Script<'_>) -> Query {
 fn adoption(script: &Script<'_>) -> Query {
     const NAME: &str = "adoption";
     let Some(event) = script.roles.event else { return Query::left_out(NAME, NO_EVENT) };
-    let Some((actor, noun)) = script.roles.tenant.as_ref().map_or_else(
-        || script.actor(),
-        |tenant| Some((script.column(tenant), "organisations")),
-    ) else {
+    let Some((actor, noun)) = script
+        .roles
+        .tenant
+        .as_ref()
+        .map_or_else(|| script.actor(), |tenant| Some((script.column(tenant), "organisations")))
+    else {
         return Query::left_out(NAME, NO_ACTOR);
     };
     let engine = script.engine;
-    let adopted = format!("COUNT(DISTINCT CASE WHEN event_name = {} THEN {actor} END)", engine.text(&event.name));
+    let adopted =
+        format!("COUNT(DISTINCT CASE WHEN event_name = {} THEN {actor} END)", engine.text(&event.name));
     let active = format!("COUNT(DISTINCT {actor})");
     Query::new(
         NAME,
-        format!("Adoption of {} by week: of the {noun} that did anything, how many did this; 12 weeks.", event.name),
+        format!(
+            "Adoption of {} by week: of the {noun} that did anything, how many did this; 12 weeks.",
+            event.name
+        ),
         format!(
             "SELECT\n  {week} AS week_start,\n  {active} AS active_{noun},\n  {adopted} AS adopting_{noun},\n  {percent} AS \
              adopting_percent\nFROM {events}\nWHERE event_time >= {since}\nGROUP BY 1\nORDER BY 1",
@@ -105,7 +110,10 @@ fn funnel(script: &Script<'_>) -> Query {
     if let Some(silent) = [first, then].into_iter().find(|event| !script.roles.tells_actor(event)) {
         return Query::left_out(
             NAME,
-            format!("{} does not carry who acted; name other events with --event NAME --then NAME.", silent.name),
+            format!(
+                "{} does not carry who acted; name other events with --event NAME --then NAME.",
+                silent.name
+            ),
         );
     }
     let (engine, events) = (script.engine, script.events());
@@ -137,7 +145,9 @@ fn retention(script: &Script<'_>) -> Query {
     let engine = script.engine;
     Query::new(
         NAME,
-        format!("Retention: of the {noun} that were first seen in a week, how many came back in each later one; 12 weeks."),
+        format!(
+            "Retention: of the {noun} that were first seen in a week, how many came back in each later one; 12 weeks."
+        ),
         format!(
             "WITH active AS (\n  SELECT DISTINCT {actor} AS actor, {week} AS active_week\n  FROM {events}\n  WHERE event_time >= {since}\n    \
              AND {actor} IS NOT NULL\n),\nfirst_seen AS (\n  SELECT actor, MIN(active_week) AS cohort_week\n  FROM active\n  GROUP BY \
@@ -162,7 +172,10 @@ fn sessions(script: &Script<'_>) -> Query {
     let (column, engine) = (script.column(session), script.engine);
     Query::new(
         NAME,
-        format!("Sessions ({}) by the day on which they began: how many, how long, how many events; {DAYS} days.", session.key),
+        format!(
+            "Sessions ({}) by the day on which they began: how many, how long, how many events; {DAYS} days.",
+            session.key
+        ),
         format!(
             "WITH sessions AS (\n  SELECT\n    {column} AS session,\n    MIN(event_time) AS started_time,\n    MAX(event_time) AS \
              ended_time,\n    COUNT(*) AS event_count\n  FROM {events}\n  WHERE event_time >= {since}\n    AND {column} IS NOT NULL\n  GROUP \

@@ -13,7 +13,9 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
     let events = &script.lake.events;
     let location = match events.store() {
         Store::Gcs => placeholder("the bucket's location, such as europe-west1"),
-        Store::S3 => format!("aws-{}", script.lake.storage.region.clone().unwrap_or_else(|| placeholder("region"))),
+        Store::S3 => {
+            format!("aws-{}", script.lake.storage.region.clone().unwrap_or_else(|| placeholder("region")))
+        }
         Store::Local => {
             local_warning(script, text);
             placeholder("the bucket's location")
@@ -24,7 +26,13 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
         "Make a connection once (bq mk --connection --connection_type=CLOUD_RESOURCE, or of type AWS for a bucket in S3), and let its \
          service account or role read the bucket. Dataset, connection and bucket have one location.",
     );
-    writeln!(text, "CREATE SCHEMA IF NOT EXISTS {}\nOPTIONS (location = {});", script.schema, engine.text(&location)).ok();
+    writeln!(
+        text,
+        "CREATE SCHEMA IF NOT EXISTS {}\nOPTIONS (location = {});",
+        script.schema,
+        engine.text(&location)
+    )
+    .ok();
     if matches!(&script.lake.catalog, Catalog::Rest { auth: Auth::Google, .. }) {
         comment(
             text,

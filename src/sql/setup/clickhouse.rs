@@ -23,7 +23,9 @@ pub(super) fn relation(script: &Script<'_>, table: &LakeTable) -> String {
     let engine = script.engine;
     match (&script.lake.catalog, table.store()) {
         (Catalog::Rest { .. }, _) => format!("{CATALOG}.{}", engine.ident(&table.name)),
-        (Catalog::Files, Store::Local) => format!("icebergLocal({})", engine.text(&format!("{}/", table.path()))),
+        (Catalog::Files, Store::Local) => {
+            format!("icebergLocal({})", engine.text(&format!("{}/", table.path())))
+        }
         (Catalog::Files, _) => {
             let path = format!("{}/", table.bucket().1);
             format!("icebergS3({COLLECTION}, filename = {})", engine.text(&path))
@@ -50,7 +52,10 @@ fn files(script: &Script<'_>, text: &mut String) {
             format!("https://{bucket}.s3.{region}.amazonaws.com/")
         }
     };
-    comment(text, "The key of someone who may read the bucket; an HMAC key for Cloud Storage. Views name the collection, not the key.");
+    comment(
+        text,
+        "The key of someone who may read the bucket; an HMAC key for Cloud Storage. Views name the collection, not the key.",
+    );
     writeln!(
         text,
         "CREATE NAMED COLLECTION IF NOT EXISTS {COLLECTION} AS\n  url = {},\n  access_key_id = {},\n  secret_access_key = {};",
@@ -67,7 +72,9 @@ fn database(script: &Script<'_>, text: &mut String, uri: &str, warehouse: Option
     settings.extend(warehouse.map(|warehouse| ("warehouse", warehouse.to_owned())));
     match auth {
         Auth::None => {}
-        Auth::Bearer | Auth::Google => settings.push(("auth_header", format!("Authorization: Bearer {}", placeholder("catalog token")))),
+        Auth::Bearer | Auth::Google => {
+            settings.push(("auth_header", format!("Authorization: Bearer {}", placeholder("catalog token"))))
+        }
         Auth::OAuth2 { server_uri, scope } => {
             let credential = format!("{}:{}", placeholder("client id"), placeholder("client secret"));
             settings.push(("catalog_credential", credential));
@@ -82,9 +89,14 @@ fn database(script: &Script<'_>, text: &mut String, uri: &str, warehouse: Option
             settings.push(("aws_secret_access_key", placeholder("secret access key")));
         }
     }
-    settings.extend(script.lake.storage.endpoint.as_ref().map(|endpoint| ("storage_endpoint", endpoint.clone())));
-    let settings: Vec<_> = settings.iter().map(|(key, value)| format!("{key} = {}", engine.text(value))).collect();
-    comment(text, "Catalogs as databases are a preview in ClickHouse, hence the first line. Tables are named `namespace.table` in it.");
+    settings
+        .extend(script.lake.storage.endpoint.as_ref().map(|endpoint| ("storage_endpoint", endpoint.clone())));
+    let settings: Vec<_> =
+        settings.iter().map(|(key, value)| format!("{key} = {}", engine.text(value))).collect();
+    comment(
+        text,
+        "Catalogs as databases are a preview in ClickHouse, hence the first line. Tables are named `namespace.table` in it.",
+    );
     text.push_str("SET allow_experimental_database_iceberg = 1;\n");
     writeln!(
         text,

@@ -42,7 +42,10 @@ fn store(script: &Script<'_>, text: &mut String) {
     match script.lake.events.store() {
         Store::Local => {}
         Store::S3 => {
-            comment(text, "Credentials as the AWS command line finds them. With keys: leave PROVIDER out, add KEY_ID and SECRET.");
+            comment(
+                text,
+                "Credentials as the AWS command line finds them. With keys: leave PROVIDER out, add KEY_ID and SECRET.",
+            );
             text.push_str("INSTALL httpfs;\nLOAD httpfs;\nINSTALL aws;\nLOAD aws;\n");
             let mut options = vec!["TYPE s3".to_owned(), "PROVIDER credential_chain".to_owned()];
             options.extend(storage.region.as_ref().map(|region| format!("REGION {}", engine.text(region))));
@@ -60,7 +63,10 @@ fn store(script: &Script<'_>, text: &mut String) {
             writeln!(text, "CREATE OR REPLACE SECRET esker_store ({});", options.join(", ")).ok();
         }
         Store::Gcs => {
-            comment(text, "An HMAC key of a service account that may read the bucket (Cloud Storage, Settings, Interoperability).");
+            comment(
+                text,
+                "An HMAC key of a service account that may read the bucket (Cloud Storage, Settings, Interoperability).",
+            );
             text.push_str("INSTALL httpfs;\nLOAD httpfs;\n");
             writeln!(
                 text,
@@ -85,7 +91,10 @@ fn attach(script: &Script<'_>, text: &mut String, uri: &str, warehouse: Option<&
         }
         Auth::Bearer | Auth::Google => {
             if *auth == Auth::Google {
-                comment(text, "The token ends after an hour: `gcloud auth print-access-token` makes another.");
+                comment(
+                    text,
+                    "The token ends after an hour: `gcloud auth print-access-token` makes another.",
+                );
             }
             secret.push(format!("TOKEN {}", engine.text(&placeholder("catalog token"))));
             options.push(format!("ENDPOINT {}", engine.text(uri)));
@@ -94,13 +103,15 @@ fn attach(script: &Script<'_>, text: &mut String, uri: &str, warehouse: Option<&
             secret.push(format!("CLIENT_ID {}", engine.text(&placeholder("client id"))));
             secret.push(format!("CLIENT_SECRET {}", engine.text(&placeholder("client secret"))));
             let tokens = format!("{}/v1/oauth/tokens", uri.trim_end_matches('/'));
-            secret.push(format!("OAUTH2_SERVER_URI {}", engine.text(server_uri.as_deref().unwrap_or(&tokens))));
+            secret
+                .push(format!("OAUTH2_SERVER_URI {}", engine.text(server_uri.as_deref().unwrap_or(&tokens))));
             secret.extend(scope.as_ref().map(|scope| format!("OAUTH2_SCOPE {}", engine.text(scope))));
             options.push(format!("ENDPOINT {}", engine.text(uri)));
         }
         Auth::SigV4 { service, .. } => {
             comment(text, "Requests are signed with the credentials of the secret above.");
-            options.push(format!("ENDPOINT_TYPE {}", if service == "s3tables" { "s3_tables" } else { "glue" }));
+            options
+                .push(format!("ENDPOINT_TYPE {}", if service == "s3tables" { "s3_tables" } else { "glue" }));
         }
     }
     if !secret.is_empty() {
@@ -108,5 +119,6 @@ fn attach(script: &Script<'_>, text: &mut String, uri: &str, warehouse: Option<&
         options.push("SECRET esker_catalog".to_owned());
     }
     let warehouse = warehouse.unwrap_or_default();
-    writeln!(text, "ATTACH IF NOT EXISTS {} AS {CATALOG} ({});", engine.text(warehouse), options.join(", ")).ok();
+    writeln!(text, "ATTACH IF NOT EXISTS {} AS {CATALOG} ({});", engine.text(warehouse), options.join(", "))
+        .ok();
 }

@@ -32,7 +32,10 @@ fn volume(script: &Script<'_>, text: &mut String) {
         format!("STORAGE_BASE_URL = {}", engine.text(&format!("{base}/"))),
     ];
     if role {
-        parts.push(format!("STORAGE_AWS_ROLE_ARN = {}", engine.text(&placeholder("ARN of a role that may read the bucket"))));
+        parts.push(format!(
+            "STORAGE_AWS_ROLE_ARN = {}",
+            engine.text(&placeholder("ARN of a role that may read the bucket"))
+        ));
     }
     comment(
         text,
@@ -58,8 +61,10 @@ fn integration(script: &Script<'_>, text: &mut String) {
         Catalog::Rest { uri, warehouse, auth } => {
             let mut config = vec![format!("CATALOG_URI = {}", engine.text(uri))];
             if let Auth::SigV4 { service, .. } = auth {
-                let kind = if service == "s3tables" { "AWS_API_GATEWAY" } else { "AWS_GLUE" };
-                config.push(format!("CATALOG_API_TYPE = {kind}"));
+                if service == "s3tables" {
+                    comment(text, "Snowflake reaches S3 Tables through Glue: put Glue's address and the catalog's name there.");
+                }
+                config.push("CATALOG_API_TYPE = AWS_GLUE".to_owned());
             }
             config.extend(warehouse.as_ref().map(|warehouse| format!("CATALOG_NAME = {}", engine.text(warehouse))));
             writeln!(

@@ -9,7 +9,7 @@ use super::super::{Auth, Catalog, Script, comment};
 use super::{CATALOG, placeholder};
 
 /// Which runtime the set-up was tried with.
-const RUNTIME: &str = "org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.0";
+const RUNTIME: &str = "org.apache.iceberg:iceberg-spark-runtime-3.5_2.12:1.10.2";
 
 pub(super) fn write(script: &Script<'_>, text: &mut String) {
     let lake = script.lake;
@@ -20,8 +20,8 @@ pub(super) fn write(script: &Script<'_>, text: &mut String) {
              spark-defaults.conf as well.",
             match lake.events.store() {
                 Store::Local => "",
-                Store::S3 => ",org.apache.iceberg:iceberg-aws-bundle:1.10.0",
-                Store::Gcs => ",org.apache.iceberg:iceberg-gcp-bundle:1.10.0",
+                Store::S3 => ",org.apache.iceberg:iceberg-aws-bundle:1.10.2",
+                Store::Gcs => ",org.apache.iceberg:iceberg-gcp-bundle:1.10.2",
             }
         ),
     );
@@ -112,6 +112,9 @@ fn hadoop_note(script: &Script<'_>, text: &mut String) {
             "The folder is read by Hadoop's S3A file system: add --packages org.apache.hadoop:hadoop-aws of your Spark's Hadoop version, and \
              spark.hadoop.fs.s3.impl=org.apache.hadoop.fs.s3a.S3AFileSystem, since the table's own files are named s3://.",
         ),
-        Store::Gcs => comment(text, "The folder is read by Google's Hadoop connector: add com.google.cloud.bigdataoss:gcs-connector."),
+        Store::Gcs => comment(
+            text,
+            "The folder is read by Google's Hadoop connector: add com.google.cloud.bigdataoss:gcs-connector.",
+        ),
     }
 }

@@ -9,7 +9,12 @@ use super::super::{Auth, Catalog, Script, comment};
 use super::{CATALOG, placeholder};
 
 pub(super) fn write(script: &Script<'_>, text: &mut String) {
-    comment(text, &format!("An administrator writes this file on every node, etc/catalog/{CATALOG}.properties, and restarts Trino:"));
+    comment(
+        text,
+        &format!(
+            "An administrator writes this file on every node, etc/catalog/{CATALOG}.properties, and restarts Trino:"
+        ),
+    );
     for line in properties(script) {
         writeln!(text, "--   {line}").ok();
     }
@@ -31,7 +36,9 @@ fn properties(script: &Script<'_>) -> Vec<String> {
         Catalog::Rest { uri, warehouse, auth } => {
             lines.push("iceberg.catalog.type=rest".to_owned());
             lines.push(format!("iceberg.rest-catalog.uri={uri}"));
-            lines.extend(warehouse.as_ref().map(|warehouse| format!("iceberg.rest-catalog.warehouse={warehouse}")));
+            lines.extend(
+                warehouse.as_ref().map(|warehouse| format!("iceberg.rest-catalog.warehouse={warehouse}")),
+            );
             authentication(&mut lines, auth);
         }
     }
@@ -82,7 +89,8 @@ fn register(script: &Script<'_>, text: &mut String) {
     );
     let engine = script.engine;
     // All of them lie beside the first.
-    writeln!(text, "CREATE SCHEMA IF NOT EXISTS {CATALOG}.{};", engine.ident(script.lake.events.parts().0)).ok();
+    writeln!(text, "CREATE SCHEMA IF NOT EXISTS {CATALOG}.{};", engine.ident(script.lake.events.parts().0))
+        .ok();
     for table in script.lake.tables() {
         let (namespace, name) = table.parts();
         let mut arguments = vec![
