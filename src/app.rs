@@ -23,6 +23,7 @@ pub mod quarantine;
 mod mixed;
 mod policies;
 pub mod serve;
+pub mod sql;
 pub mod startup;
 pub mod status;
 pub mod tokens;

@@ -23,6 +23,7 @@ pub mod datafile;
 pub mod table;
 pub mod flush;
 pub mod maintain;
+pub mod sql;
 pub mod telemetry;
 pub mod config;
 pub mod app;

@@ -19,6 +19,7 @@ use esker::config::Config;
 use esker::memory;
 use esker::privacy::quarantined::QuarantineReason;
 use esker::receive::access::tokens::TokenUse;
+use esker::sql::{Engine, Options, RoleOptions, Section};
 
 /// Warehouse-native loader for product events: OTLP in, a private and durable Apache Iceberg table out.
 #[derive(Debug, Parser)]
@@ -113,6 +114,13 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: OutputFormat,
     },
+    /// Print what a data team runs in its own engine: set-up, a view for each event, useful queries.
+    #[command(after_help = "Example:\n  esker sql --engine duckdb > esker.sql\n  \
+        esker sql --engine snowflake --section views --schema analytics\n  \
+        esker sql --engine bigquery --section queries --tenant organisation.id --user amplitude.user_id \\\n    \
+        --event features.flag.created --then features.flag.updated\n\n\
+        Nothing is run, and no secret is printed: <...> stands where yours belongs. See docs/sql.md.")]
+    Sql(SqlArguments),
     /// Make, rotate, list or destroy the keys of the pseudonyms.
     #[command(
         subcommand,
@@ -392,6 +400,86 @@ fn quarantine_command(config: &Config, command: QuarantineCommand) -> Result<(),
     }
 }
 
+#[derive(Debug, Args)]
+struct SqlArguments {
+    /// For which engine.
+    #[arg(long, value_enum)]
+    engine: EngineName,
+    /// Which part of it.
+    #[arg(long, value_enum, default_value_t)]
+    section: SectionName,
+    /// The schema (in BigQuery the dataset, in ClickHouse the database) that views go to.
+    #[arg(long, value_name = "NAME", default_value = "esker")]
+    schema: String,
+    /// The table of events, where there are several. Without it: the primary.
+    #[arg(long, value_name = "NAME")]
+    table: Option<String>,
+    /// The attribute that names the organisation. Without it: the first that is declared of organisation.id, tenant.id and their like.
+    #[arg(long, value_name = "KEY")]
+    tenant: Option<String>,
+    /// The attribute that names the user. Without it: user.id and its like.
+    #[arg(long, value_name = "KEY")]
+    user: Option<String>,
+    /// The attribute that names the session. Without it: session.id and its like.
+    #[arg(long, value_name = "KEY")]
+    session: Option<String>,
+    /// The event whose adoption is asked for, first step of the funnel. Without it: a product event that tells who acted.
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// The second step of the funnel. Without it: another event of the same domain.
+    #[arg(long, value_name = "NAME")]
+    then: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EngineName {
+    #[value(name = "duckdb")]
+    DuckDb,
+    Snowflake,
+    #[value(name = "bigquery")]
+    BigQuery,
+    Spark,
+    Trino,
+    #[value(name = "clickhouse")]
+    ClickHouse,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum SectionName {
+    /// Secrets, integrations, tables.
+    Setup,
+    /// Views.
+    Views,
+    /// Queries.
+    Queries,
+    /// All of it, in this order.
+    #[default]
+    All,
+}
+
+fn sql_command(config: &Config, arguments: SqlArguments) -> Result<(), AppError> {
+    let SqlArguments { engine, section, schema, table, tenant, user, session, event, then } = arguments;
+    let options = Options {
+        engine: match engine {
+            EngineName::DuckDb => Engine::DuckDb,
+            EngineName::Snowflake => Engine::Snowflake,
+            EngineName::BigQuery => Engine::BigQuery,
+            EngineName::Spark => Engine::Spark,
+            EngineName::Trino => Engine::Trino,
+            EngineName::ClickHouse => Engine::ClickHouse,
+        },
+        section: match section {
+            SectionName::Setup => Section::Setup,
+            SectionName::Views => Section::Views,
+            SectionName::Queries => Section::Queries,
+            SectionName::All => Section::All,
+        },
+        schema,
+        roles: RoleOptions { tenant, user, session, event, then, tenant_hint: None },
+    };
+    app::sql::command(config, table.as_deref(), &options)
+}
+
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum OutputFormat {
     /// For people.
@@ -444,6 +532,7 @@ fn main() -> ExitCode {
             Command::Status { format } => app::status::command(&config, format.into()),
             Command::Maintain { dry_run, format } => app::maintain::command(&config, dry_run, format.into()),
             Command::Quarantine(command) => quarantine_command(&config, command),
+            Command::Sql(arguments) => sql_command(&config, arguments),
             Command::Keys(arguments) => app::keys::command(&config, arguments.into()),
             Command::Learn { out, from, patch } => {
                 let form = if patch { app::learn::Form::Patch } else { app::learn::Form::File };

@@ -4,6 +4,9 @@ Owns: starting the engines, offline. Does not own: what they must find.
 Timestamps come as integers, microseconds since the Unix epoch, so that no engine's idea of a local time gets in.
 """
 
+import atexit
+import re
+import tempfile
 from datetime import datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import duckdb
 import polars
 import pyarrow
+from piped import ClickHouse
 from pyiceberg.table import StaticTable
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -105,6 +109,8 @@ def spark(warehouse: Path):
         "spark.sql.catalog.lake": "org.apache.iceberg.spark.SparkCatalog",
         "spark.sql.catalog.lake.type": "hadoop",
         "spark.sql.catalog.lake.warehouse": f"file://{warehouse}",
+        # Where Spark makes a folder for each schema of its own catalog.
+        "spark.sql.warehouse.dir": f"file://{warehouse.parent}/spark-warehouse",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "1",
         "spark.driver.host": "127.0.0.1",
@@ -124,3 +130,76 @@ def spark_rows(table: Path) -> tuple[list[dict], dict[str, str]]:
     types = dict(frame.dtypes)
     columns = [f"unix_micros(`{name}`) AS `{name}`" if kind == "timestamp" else f"`{name}`" for name, kind in types.items()]
     return [row.asDict() for row in frame.selectExpr(*columns).collect()], types
+
+
+# --- ClickHouse
+
+
+@cache
+def clickhouse(warehouse: Path, zone: str = "UTC") -> ClickHouse:
+    """chDB, which reads local tables below its working directory. One process a warehouse and zone for the run."""
+    engine = ClickHouse(Path(tempfile.mkdtemp(prefix="esker-chdb-")), warehouse, zone)
+    atexit.register(engine.close)
+    return engine
+
+
+def clickhouse_source(table: Path) -> str:
+    return f"icebergLocal('{table}/')"
+
+
+def clickhouse_rows(table: Path) -> tuple[list[dict], dict[str, str]]:
+    """Types without `Nullable`, which `clickhouse_nullable` tells."""
+    engine, source = clickhouse(table.parent.parent), clickhouse_source(table)
+    types = {row["name"]: row["type"] for row in engine.ask(f"DESCRIBE {source}")}
+    bare = {name: re.sub(r"^Nullable\((.*)\)$", r"\1", kind) for name, kind in types.items()}
+    return engine.ask(f"SELECT * FROM {source}"), bare
+
+
+def clickhouse_nullable(table: Path) -> set[str]:
+    described = clickhouse(table.parent.parent).ask(f"DESCRIBE {clickhouse_source(table)}")
+    return {row["name"] for row in described if row["type"].startswith("Nullable(")}
+
+
+# --- A span of time, as each engine is asked for it, by somebody who sits in another time zone
+
+
+def moment(micros: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def duckdb_times(table: Path, start: int, end: int, zone: str) -> list[int]:
+    duck().execute(f"SET TimeZone = '{zone}'")
+    try:
+        span = f"event_time >= TIMESTAMPTZ '{moment(start)}' AND event_time < TIMESTAMPTZ '{moment(end)}'"
+        found = duck().execute(f"SELECT epoch_us(event_time) FROM iceberg_scan('{table}') WHERE {span}").fetchall()
+    finally:
+        duck().execute("RESET TimeZone")
+    return [row[0] for row in found]
+
+
+def pyiceberg_times(table: Path, start: int, end: int, zone: str) -> list[int]:
+    span = f"event_time >= '{moment(start).isoformat()}' and event_time < '{moment(end).isoformat()}'"
+    return [micros(item) for item in pyiceberg_table(table).scan(row_filter=span).to_arrow().column("event_time").to_pylist()]
+
+
+def polars_times(table: Path, start: int, end: int, zone: str) -> list[int]:
+    time = polars.col("event_time")
+    frame = polars.scan_iceberg(str(newest_metadata(table))).filter(time.is_between(moment(start), moment(end), closed="left"))
+    there = frame.select(time.dt.convert_time_zone(zone)).collect()
+    assert str(there.schema["event_time"]) == f"Datetime(time_unit='us', time_zone='{zone}')"
+    return [micros(item) for item in there["event_time"].to_list()]
+
+
+def spark_times(table: Path, start: int, end: int, zone: str) -> list[int]:
+    session = spark(table.parent.parent).newSession()
+    session.conf.set("spark.sql.session.timeZone", zone)
+    span = f"event_time >= TIMESTAMP '{moment(start)}' AND event_time < TIMESTAMP '{moment(end)}'"
+    found = session.sql(f"SELECT unix_micros(event_time) FROM lake.product.events WHERE {span}").collect()
+    return [row[0] for row in found]
+
+
+def clickhouse_times(table: Path, start: int, end: int, zone: str) -> list[int]:
+    literal = lambda at: f"fromUnixTimestamp64Micro({at}, 'UTC')"  # noqa: E731
+    span = f"event_time >= {literal(start)} AND event_time < {literal(end)}"
+    found = clickhouse(table.parent.parent, zone).ask(f"SELECT event_time FROM {clickhouse_source(table)} WHERE {span}")
+    return [row["event_time"] for row in found]
