@@ -27,3 +27,4 @@ pub mod sql;
 pub mod telemetry;
 pub mod config;
 pub mod app;
+pub mod cli;
