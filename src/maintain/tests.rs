@@ -17,6 +17,11 @@ const NAME: &str = "product.events";
 
 mod plans;
 
+/// A folder, in memory where the system has such: these tests make thousands of durable files, and cut no power.
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// The real time, some days later, since the store writes its own times; and half a minute more, so that what is done next is
 /// not from the future of a clock that stands.
 fn clock_after(days: i64) -> Arc<FixedClock> {
@@ -108,7 +113,7 @@ async fn live_files_alive(folder: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn days_past_their_retention_leave_the_table_and_the_disk() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let writer = RandomIds.next_id();
@@ -129,7 +134,7 @@ async fn days_past_their_retention_leave_the_table_and_the_disk() {
 
 #[tokio::test]
 async fn the_snapshot_says_why_and_repeats_what_those_before_it_said() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let (table, writer) = (open_with(folder.path(), &clock).await, RandomIds.next_id());
@@ -159,7 +164,7 @@ async fn the_snapshot_says_why_and_repeats_what_those_before_it_said() {
 
 #[tokio::test]
 async fn no_manifest_keeps_values_of_rows_that_left() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let (table, writer) = (open_with(folder.path(), &clock).await, RandomIds.next_id());
@@ -178,7 +183,7 @@ async fn no_manifest_keeps_values_of_rows_that_left() {
 
 #[tokio::test]
 async fn a_late_event_leaves_at_the_next_run() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let (table, writer) = (open_with(folder.path(), &clock).await, RandomIds.next_id());
@@ -193,7 +198,7 @@ async fn a_late_event_leaves_at_the_next_run() {
 
 #[tokio::test]
 async fn without_a_retention_no_row_leaves_and_history_is_expired_all_the_same() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let table = table_of(folder.path(), &clock, &[1, 2, 3], RandomIds.next_id()).await;
     let report = care(&table, &at_once(None), &clock).await;
@@ -203,7 +208,7 @@ async fn without_a_retention_no_row_leaves_and_history_is_expired_all_the_same()
 
 #[tokio::test]
 async fn a_plan_says_what_a_run_does_and_changes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let table = table_of(folder.path(), &clock, &[today - 40, today - 3, today], RandomIds.next_id()).await;
@@ -219,7 +224,7 @@ async fn a_plan_says_what_a_run_does_and_changes_nothing() {
 
 #[tokio::test]
 async fn snapshots_stay_for_as_long_as_configured() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let table = table_of(folder.path(), &clock, &[today - 40, today], RandomIds.next_id()).await;
@@ -239,7 +244,7 @@ async fn snapshots_stay_for_as_long_as_configured() {
 
 #[tokio::test]
 async fn what_a_tag_needs_stays_and_the_tag_is_named() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let table = table_of(folder.path(), &clock, &[today - 40, today], RandomIds.next_id()).await;
@@ -253,7 +258,7 @@ async fn what_a_tag_needs_stays_and_the_tag_is_named() {
 
 #[tokio::test]
 async fn orphans_go_when_they_are_old_and_files_of_others_never() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let table = table_of(folder.path(), &clock, &[20_000], RandomIds.next_id()).await;
     // A writer that was killed between its upload and its commit.
@@ -273,7 +278,7 @@ async fn orphans_go_when_they_are_old_and_files_of_others_never() {
 
 #[tokio::test]
 async fn where_a_live_file_is_not_listed_no_orphan_is_deleted() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let table = table_of(folder.path(), &clock, &[20_000], RandomIds.next_id()).await;
     let orphan = files(&table, &[20_001]).await.remove(0).location;
@@ -286,7 +291,7 @@ async fn where_a_live_file_is_not_listed_no_orphan_is_deleted() {
 
 #[tokio::test]
 async fn old_metadata_goes_and_what_is_left_is_found_from_any_hint() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let (clock, writer) = (clock_after(0), RandomIds.next_id());
     let table = open_with(folder.path(), &clock).await;
     for position in 1..=30 {
@@ -307,7 +312,7 @@ async fn old_metadata_goes_and_what_is_left_is_found_from_any_hint() {
 
 #[tokio::test]
 async fn a_writer_that_slept_until_its_version_was_cleaned_up_takes_it_back() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let (clock, writer) = (clock_after(0), RandomIds.next_id());
     let table = open_with(folder.path(), &clock).await;
     let sleeper = open_with(folder.path(), &clock).await;
@@ -327,7 +332,7 @@ async fn a_writer_that_slept_until_its_version_was_cleaned_up_takes_it_back() {
 
 #[tokio::test]
 async fn appends_and_removals_at_once_all_count_and_exactly_once_holds() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     open_with(folder.path(), &clock).await;
@@ -380,7 +385,7 @@ async fn appends_and_removals_at_once_all_count_and_exactly_once_holds() {
 
 #[tokio::test]
 async fn a_removal_whose_answer_is_lost_is_found_by_reading_and_counted_once() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let table = table_of(folder.path(), &clock, &[today - 40, today], RandomIds.next_id()).await;
@@ -395,7 +400,7 @@ async fn a_removal_whose_answer_is_lost_is_found_by_reading_and_counted_once() {
 
 #[tokio::test]
 async fn commits_that_fail_change_nothing_and_the_next_run_does_it() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let today = today(&clock);
     let table = table_of(folder.path(), &clock, &[today - 40, today], RandomIds.next_id()).await;
@@ -419,7 +424,7 @@ async fn wherever_a_run_dies_the_table_is_right_and_a_later_run_finishes() {
     for change in 1.. {
         let mut came = false;
         for mute in [false, true] {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = home();
             // Two days later for the run, so that what it finds has the age to be deleted.
             let (clock, later) = (clock_after(0), clock_after(2));
             let today = today(&later);
@@ -471,7 +476,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = home();
             let clock = clock_after(0);
             let (today, writer) = (today(&clock), RandomIds.next_id());
             let table = open_with(folder.path(), &clock).await;
@@ -503,7 +508,7 @@ proptest! {
 
 #[tokio::test]
 async fn the_oldest_day_is_told_from_the_list_of_manifests() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = home();
     let clock = clock_after(0);
     let (table_options, today): (TableOptions, _) = (options(folder.path()), today(&clock));
     assert_eq!(Table::oldest_day(&table_options).await.unwrap(), None);
