@@ -240,7 +240,9 @@ def test_status_before_while_and_after(esker):
     table = status["table"]
     assert table["location"].removeprefix("file://") == str(service.table)
     assert (table["rows"], table["data_files"], table["snapshots"]) == (30, 1, 1)
-    assert status["tables"][0] == {"name": "product.events", "status": table}
+    first = status["tables"][0]
+    assert (first["name"], first["status"], first["days"]["first_kept"]) == ("product.events", table, None)
+    assert first["days"]["oldest"] is not None
     assert [one["name"] for one in status["tables"]] == ["product.events", "product.events_quarantine"]
     assert status["wal"]["backlog_frames"] == 0
     assert "30" in service.run("status").stdout
