@@ -119,7 +119,7 @@ enum Command {
     #[command(after_help = "Example:\n  esker sql --engine duckdb > esker.sql\n  \
         esker sql --engine snowflake --section views --schema analytics\n  \
         esker sql --engine bigquery --section queries --tenant organisation.id --user amplitude.user_id \\\n    \
-        --event features.flag.created --then features.flag.updated\n\n\
+        --event features.flag.updated --then workflows.change_request.committed\n\n\
         Nothing is run, and no secret is printed: <...> stands where yours belongs. See docs/sql.md.")]
     Sql(SqlArguments),
     /// Make, rotate, list or destroy the keys of the pseudonyms.

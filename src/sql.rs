@@ -147,7 +147,7 @@ impl Script<'_> {
         );
         comment(
             &mut text,
-            "Made by `esker sql`. Run it again after a change of schemas/: every statement replaces what was there.",
+            "Made by `esker sql`. Run it again after a change of schemas/: views are replaced, all else stays.",
         );
         if section == Section::All || section == Section::Setup {
             comment(
