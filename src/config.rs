@@ -14,6 +14,7 @@ use figment::value::UncasedStr;
 pub mod quarantine;
 mod consent;
 pub mod raw;
+mod storage;
 pub mod tables;
 
 use quarantine::QuarantineConfig;

@@ -28,6 +28,9 @@ use catalog::{Catalog, CommitOutcome, Loaded};
 pub use commit::{Appended, WalClaim};
 pub use error::TableError;
 use storage::Warehouse;
+pub use storage::{
+    AssumeRole, GcsCredentials, GcsOptions, KeyId, S3Credentials, S3Encryption, S3Options, StorageOptions,
+};
 
 use crate::clock::{Clock, Ids};
 use crate::columns::TableColumn;
@@ -40,8 +43,10 @@ const SET_UP_ATTEMPTS_MAX: u32 = 20;
 /// Which table.
 #[derive(Debug, Clone)]
 pub struct TableOptions {
-    /// The warehouse's location, `file://PATH`.
+    /// The warehouse's location: `file://PATH`, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`.
     pub warehouse: String,
+    /// What its store needs to know.
+    pub storage: Arc<StorageOptions>,
     /// `namespace.table`.
     pub name: String,
     /// How long its rows are to be kept, in days; recorded in the table.
@@ -105,7 +110,7 @@ impl Table {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Result<Self, TableError> {
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         // Before the first own file, so that a start that fails on a full disk can free what an earlier one left.
         warehouse.sweep(catalog.table_location()).await;
@@ -160,7 +165,7 @@ impl Table {
         if !options.has_warehouse() {
             return Ok(None);
         }
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         Ok(FilesCatalog::new(&warehouse, &options.name).load().await?.map(Peek))
     }
 

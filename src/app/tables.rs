@@ -30,6 +30,7 @@ impl From<&TableConfig> for TableOptions {
     fn from(table: &TableConfig) -> Self {
         Self {
             warehouse: table.warehouse.clone(),
+            storage: Arc::clone(&table.storage),
             name: table.name.clone(),
             retention_days: table.retention_days,
         }

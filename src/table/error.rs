@@ -20,7 +20,7 @@ pub enum TableError {
         problem: String,
     },
     /// The object store failed.
-    #[error("the object store failed: {0}; check that it can be reached and written")]
+    #[error("{}", super::storage::said(.0))]
     Store(#[from] object_store::Error),
     /// The table's metadata cannot be read or made.
     #[error("Iceberg metadata: {0}")]

@@ -40,6 +40,7 @@ fn options(folder: &std::path::Path) -> TableOptions {
     TableOptions {
         warehouse: format!("file://{}/warehouse", folder.display()),
         name: "product.events".to_owned(),
+        storage: Arc::default(),
         retention_days: None,
     }
 }
