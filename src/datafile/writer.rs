@@ -132,7 +132,7 @@ impl DataFileWriter {
     }
 }
 
-async fn upload(target: &FileTarget, name: &str, bytes: Bytes) -> object_store::Result<()> {
+pub(crate) async fn upload(target: &FileTarget, name: &str, bytes: Bytes) -> object_store::Result<()> {
     let key = name.split('/').fold(target.directory.clone(), |key, part| key.join(part));
     if bytes.len() <= SINGLE_PUT_BYTES_MAX {
         target.store.put(&key, bytes.into()).await?;

@@ -83,8 +83,8 @@ impl StdError for StoreFault {}
 pub(in crate::table) fn said(error: &Error) -> String {
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = source {
-        if let Some(fault) = error.downcast_ref::<StoreFault>() {
-            return fault.to_string();
+        if error.is::<StoreFault>() || error.is::<CredentialFault>() {
+            return error.to_string();
         }
         source = error.source();
     }
@@ -215,6 +215,8 @@ impl Place {
         }
         match answer.status {
             Some(401 | 403) => self.denied(answer, operation, &told),
+            // A bulk delete succeeds as a whole, and says so of each object.
+            _ if answer.is(&["AccessDenied"]) => self.denied(answer, operation, &told),
             Some(404) => (
                 told("the endpoint knows no such address"),
                 format!("check that {} serves the bucket {}", self.endpoint, self.bucket),

@@ -35,6 +35,8 @@ pub(super) struct AssumedRole {
     client: HttpClient,
     endpoint: Uri,
     region: String,
+    /// How long a session is used.
+    pub(super) holds: Duration,
     session: Mutex<Option<(Arc<AwsCredential>, Instant)>>,
 }
 
@@ -53,7 +55,8 @@ impl AssumedRole {
         let endpoint = address.parse().map_err(|_| {
             CredentialFault::error(format!("{endpoint} is no address"), "correct the endpoint of the token service")
         })?;
-        Ok(Self { role, by, client, endpoint, region, session: Mutex::new(None) })
+        let holds = SESSION.saturating_sub(SPARE);
+        Ok(Self { role, by, client, endpoint, region, holds, session: Mutex::new(None) })
     }
 
     async fn assume(&self) -> Result<AwsCredential> {
@@ -133,7 +136,7 @@ impl CredentialProvider for AssumedRole {
             return Ok(Arc::clone(credential));
         }
         let credential = Arc::new(self.assume().await?);
-        *session = Some((Arc::clone(&credential), Instant::now() + SESSION.saturating_sub(SPARE)));
+        *session = Some((Arc::clone(&credential), Instant::now() + self.holds));
         Ok(credential)
     }
 }

@@ -107,7 +107,7 @@ fn source(builder: AmazonS3Builder, options: &S3Options) -> AmazonS3Builder {
 }
 
 /// One provider for both clients, so that a token is fetched once.
-fn credentials(name: &str, options: &S3Options) -> Result<Credentials> {
+pub(super) fn credentials(name: &str, options: &S3Options) -> Result<Credentials> {
     let own: Credentials = match &options.credentials {
         S3Credentials::Keys { id, secret, session_token } => {
             let (id, secret, session_token) = (id.clone(), secret.clone(), session_token.clone());
