@@ -136,7 +136,9 @@ fn divided(path: &str) -> std::result::Result<(&str, Path), String> {
         return Err("names no bucket; it must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX".to_owned());
     }
     let prefix = prefix.trim_end_matches('/');
-    let parsed = Path::parse(prefix).ok().filter(|parsed| parsed.as_ref() == prefix && !prefix.contains(['%', '?', '#']));
+    let parsed = Path::parse(prefix)
+        .ok()
+        .filter(|parsed| parsed.as_ref() == prefix && !prefix.contains(['%', '?', '#']));
     let wrong = || format!("the prefix `{prefix}` must be plain text between single slashes");
     Ok((bucket, parsed.ok_or_else(wrong)?))
 }

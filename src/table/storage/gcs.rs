@@ -16,9 +16,14 @@ type Credentials = Arc<dyn CredentialProvider<Credential = object_store::gcp::Gc
 
 /// The bucket `name`.
 pub(super) fn open(name: &str, options: &GcsOptions) -> Result<Bucket> {
-    let endpoint = options.endpoint.as_deref().unwrap_or("https://storage.googleapis.com").trim_end_matches('/');
-    let place =
-        Place { provider: Provider::Gcs, bucket: name.to_owned(), endpoint: endpoint.to_owned(), region: None };
+    let endpoint =
+        options.endpoint.as_deref().unwrap_or("https://storage.googleapis.com").trim_end_matches('/');
+    let place = Place {
+        provider: Provider::Gcs,
+        bucket: name.to_owned(),
+        endpoint: endpoint.to_owned(),
+        region: None,
+    };
     let credentials: Credentials = match &options.credentials {
         GcsCredentials::Token(token) => Arc::new(Token(token.clone())),
         others => {
@@ -57,7 +62,10 @@ fn client(
         (None, GcsCredentials::File(path)) => builder.with_application_credentials(path.to_string_lossy()),
         (None, GcsCredentials::Json(text)) => {
             let text = text.read().map_err(|error| {
-                CredentialFault::error(format!("there are no credentials: {error}"), "see gcs.credentials-json")
+                CredentialFault::error(
+                    format!("there are no credentials: {error}"),
+                    "see gcs.credentials-json",
+                )
             })?;
             builder.with_service_account_key(text.as_str())
         }
@@ -79,7 +87,10 @@ fn refused(error: object_store::Error) -> object_store::Error {
     } else {
         "the Google credentials cannot be used: they are not the JSON of a service account's key".to_owned()
     };
-    CredentialFault::error(cause, "correct gcs.credentials-file, gcs.credentials-json or GOOGLE_APPLICATION_CREDENTIALS")
+    CredentialFault::error(
+        cause,
+        "correct gcs.credentials-file, gcs.credentials-json or GOOGLE_APPLICATION_CREDENTIALS",
+    )
 }
 
 fn advice(credentials: &GcsCredentials) -> (&'static str, &'static str) {
