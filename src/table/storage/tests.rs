@@ -89,6 +89,18 @@ async fn the_probe_passes_an_honest_store_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_busy_at_start_does_not_stop_it() {
+    for fault in [Fault::NotTaken, Fault::AnswerLost] {
+        for number in 0..2 {
+            let (store, warehouse) = memory();
+            store.fail_call(number, fault);
+            warehouse.probe(&Path::from("product/events/metadata"), "x").await.unwrap();
+            assert_eq!(store.keys().await, Vec::<String>::new());
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_probe_refuses_each_lie_and_names_it() {
     for (lie, named) in [
         (Fault::Overwrites, "two commits could both succeed"),

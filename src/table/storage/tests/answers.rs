@@ -367,6 +367,39 @@ async fn a_role_is_taken_on_once_for_its_session_and_its_refusal_named() {
     is_clean(&text);
 }
 
+const KEYS: &str = r#"{"Code": "Success", "LastUpdated": "2025-01-01T00:00:00Z", "Type": "AWS-HMAC", "AccessKeyId": "ASIAROLE",
+    "SecretAccessKey": "s", "Token": "t", "Expiration": "2099-01-01T00:00:00Z"}"#;
+
+#[tokio::test]
+async fn the_roles_of_machines_and_pods_are_fetched_once_and_their_lack_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "pod-token").unwrap();
+    let told = |text: &str| Some((200, text.to_owned()));
+    let server = Server::answering(vec![told("x")]).await;
+    let machine = Server::answering(vec![told("imds-token"), told("role"), told(KEYS)]).await;
+    let agent = Server::answering(vec![told(KEYS)]).await;
+    let pod = S3Credentials::ContainerFull { uri: agent.address.clone(), token_file };
+    for credentials in [S3Credentials::InstanceAt(machine.address.clone()), pod] {
+        let store = s3::open("bucket", &S3Options { credentials, ..server.s3_options() }).unwrap();
+        for _ in 0..2 {
+            store.get(&Path::from("k")).await.unwrap();
+            store.put_opts(&Path::from("k"), "x".into(), PutMode::Create.into()).await.unwrap();
+            assert!(server.asked().pop().unwrap().contains("Credential=ASIAROLE/"));
+        }
+    }
+    let asked = machine.asked();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert!(asked[2].to_ascii_lowercase().contains("x-aws-ec2-metadata-token: imds-token"), "{asked:?}");
+    assert!(agent.asked()[0].to_ascii_lowercase().contains("authorization: pod-token"), "{:?}", agent.asked());
+    assert_eq!(agent.asked().len(), 1);
+    let empty = Server::answering(vec![Some((404, String::new()))]).await;
+    let credentials = S3Credentials::InstanceAt(empty.address.clone());
+    let store = s3::open("bucket", &S3Options { credentials, ..server.s3_options() }).unwrap();
+    let text = said(&store.get(&Path::from("k")).await.unwrap_err());
+    assert!(text.contains("there are no credentials") && text.contains("AWS_ACCESS_KEY_ID"), "{text}");
+}
+
 #[test]
 fn credentials_of_google_that_cannot_be_used_are_named_without_their_text() {
     let folder = tempfile::tempdir().unwrap();
