@@ -16,6 +16,7 @@ pub mod quarantine;
 mod consent;
 pub mod maintain;
 pub mod raw;
+mod storage;
 pub mod tables;
 
 use access::AccessConfig;

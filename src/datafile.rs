@@ -25,6 +25,8 @@ use parquet::errors::ParquetError;
 
 pub(crate) use layout::day_of;
 pub use writer::DataFileWriter;
+#[cfg(test)]
+pub(crate) use writer::upload as upload_for_tests;
 pub(crate) use writer::{date_of, row_bytes};
 
 /// The column whose UTC day is the partition; also the second sort column.

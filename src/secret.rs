@@ -22,6 +22,7 @@ mod purpose;
 mod tests;
 mod text;
 mod tree;
+mod value;
 
 use std::fmt;
 use std::io;
@@ -37,6 +38,7 @@ use zeroize::{Zeroize, Zeroizing};
 pub use keyring::{KeyId, Keyring, MasterKey};
 pub use purpose::PurposeKeys;
 pub use tree::Destroyed;
+pub use value::{VALUE_BYTES_MAX, ValueError, ValueReference};
 
 const SECRET_BYTES: usize = 32;
 /// Longest text of a ring. A destroyed tenant takes some 4 kB in each key, so this is room for 16,384 of them in one key.

@@ -33,6 +33,9 @@ pub use commit::{Appended, WalClaim};
 pub use error::TableError;
 pub use remove::{LiveFile, Removed};
 use storage::Warehouse;
+pub use storage::{
+    AssumeRole, GcsCredentials, GcsOptions, KeyId, S3Credentials, S3Encryption, S3Options, StorageOptions,
+};
 
 use crate::clock::{Clock, Ids};
 use crate::columns::TableColumn;
@@ -45,8 +48,10 @@ const SET_UP_ATTEMPTS_MAX: u32 = 20;
 /// Which table.
 #[derive(Debug, Clone)]
 pub struct TableOptions {
-    /// The warehouse's location, `file://PATH`.
+    /// The warehouse's location: `file://PATH`, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`.
     pub warehouse: String,
+    /// What its store needs to know.
+    pub storage: Arc<StorageOptions>,
     /// `namespace.table`.
     pub name: String,
     /// How long its rows are to be kept, in days; recorded in the table.
@@ -110,12 +115,23 @@ impl Table {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Result<Self, TableError> {
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         // Before the first own file, so that a start that fails on a full disk can free what an earlier one left.
         warehouse.sweep(catalog.table_location()).await;
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await?;
         Self::set_up(Arc::new(catalog), warehouse, options, columns, clock, ids).await
+    }
+
+    /// Tries out the warehouse of a table, as each start does: creates, reads, lists and deletes one small object. Leaves
+    /// nothing behind.
+    ///
+    /// # Errors
+    /// If the warehouse cannot be used: why, and what to do.
+    pub async fn probe(options: &TableOptions, ids: &dyn Ids) -> Result<(), TableError> {
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
+        let catalog = FilesCatalog::new(&warehouse, &options.name);
+        warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await
     }
 
     async fn set_up(
@@ -165,7 +181,7 @@ impl Table {
         if !options.has_warehouse() {
             return Ok(None);
         }
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         Ok(FilesCatalog::new(&warehouse, &options.name).load().await?.map(Peek))
     }
 

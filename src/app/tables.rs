@@ -55,6 +55,7 @@ impl From<&TableConfig> for TableOptions {
     fn from(table: &TableConfig) -> Self {
         Self {
             warehouse: table.warehouse.clone(),
+            storage: Arc::clone(&table.storage),
             name: table.name.clone(),
             retention_days: table.retention_days,
         }
@@ -161,6 +162,21 @@ async fn abandoned(config: &Config, files: &WalFiles) -> anyhow::Result<Option<(
     }
     let TableOptions { name, warehouse, .. } = options;
     Err(TableError::NotThisTable { name, warehouse, in_table, released }.into())
+}
+
+/// Tries out the warehouse of every table of events, as each start does. Leaves nothing behind.
+///
+/// # Errors
+/// Where one cannot be used: which, why, and what to do.
+pub(super) async fn probe(config: &Config, ids: &dyn Ids) -> Result<Vec<String>, TableError> {
+    let mut usable = Vec::new();
+    for table in &config.tables {
+        Table::probe(&table.into(), ids).await?;
+        if !usable.contains(&table.warehouse) {
+            usable.push(table.warehouse.clone());
+        }
+    }
+    Ok(usable)
 }
 
 /// Looks at every table; None for one that does not exist yet. Makes and changes nothing, and needs no registry: a table

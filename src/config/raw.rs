@@ -2,9 +2,9 @@
 //!
 //! Owns: the spelling of keys, defaults and units. Does not own: the meaning of a value.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -14,6 +14,7 @@ use super::access::{AccessConfig, RawTls};
 use super::consent::RawConsent;
 use super::maintain::RawMaintain;
 use super::quarantine::RawQuarantine;
+use super::storage;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
 use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
 use crate::privacy::{Destination, LevelTreatments, Rules};
@@ -37,7 +38,7 @@ pub(super) struct RawConfig {
     tables: Vec<RawOtherTable>,
     routes: Vec<RawRoute>,
     catalog: RawCatalog,
-    storage: BTreeMap<String, String>,
+    storage: serde_json::Map<String, serde_json::Value>,
     quarantine: RawQuarantine,
     flush: RawFlush,
     maintain: RawMaintain,
@@ -159,7 +160,7 @@ impl Default for RawConfig {
             tables: Vec::new(),
             routes: Vec::new(),
             catalog: RawCatalog::default(),
-            storage: BTreeMap::new(),
+            storage: serde_json::Map::new(),
             quarantine: RawQuarantine::default(),
             flush: RawFlush::default(),
             maintain: RawMaintain::default(),
@@ -248,18 +249,15 @@ impl RawConfig {
         match self.catalog.r#type {
             CatalogType::Files => {}
         }
-        if let Some(key) = self.storage.keys().next() {
-            return Err(problem(
-                &format!("storage.{key}"),
-                "a file:// warehouse takes no storage properties; remove the key",
-            ));
-        }
         let key = match &self.privacy.key {
             None => SecretReference::File(self.data_dir.join("esker.key")),
             Some(text) => secret_reference("privacy.key", text)?,
         };
         let beside_the_log = || format!("file://{}/warehouse", self.data_dir.display());
-        let tables = tables::tables(self.table, self.tables, beside_the_log)?;
+        let mut tables = tables::tables(self.table, self.tables, beside_the_log)?;
+        let warehouses: Vec<_> = tables.iter().map(|table| table.warehouse.as_str()).collect();
+        let storage = Arc::new(storage::validate(self.storage, &warehouses, &storage::environment)?);
+        tables.iter_mut().for_each(|table| table.storage = Arc::clone(&storage));
         let routes = tables::routes(self.routes, &tables)?;
         let quarantine = self.quarantine.validate(&tables)?;
         Ok(Config {

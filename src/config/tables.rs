@@ -3,6 +3,7 @@
 //! Owns: the spelling and the checks of these sections, and that every table and every route can be reached. Does not own:
 //! deciding about an event (`privacy`), keeping the rows (`table`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use super::ConfigError;
 use super::raw::problem;
 use crate::privacy::{Decision, EventPattern, LevelTreatments, ResourceMatch, Route, RouteTarget};
 use crate::registry::Category;
+use crate::table::StorageOptions;
 
 /// Most tables: each costs a commit in each flush that has rows for it, and its metadata in memory.
 pub const TABLES_MAX: usize = 16;
@@ -28,6 +30,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct TableConfig {
     /// Location of the warehouse, a URL.
     pub warehouse: String,
+    /// What its store needs to know, from section `storage`.
+    pub storage: Arc<StorageOptions>,
     /// `namespace.table`.
     pub name: String,
     /// How long its rows are to be kept, in days. Recorded in the table.
@@ -114,6 +118,7 @@ pub(super) fn tables(
         warehouse: primary
             .warehouse
             .map_or_else(|| Ok(default_warehouse()), |url| warehouse("table", url))?,
+        storage: Arc::default(),
         name: table_name("table", primary.name)?,
         retention_days: retention("table", primary.retention)?,
         policy: LevelTreatments::default(),
@@ -134,6 +139,7 @@ pub(super) fn tables(
         let beside = tables.first().map(|primary| primary.warehouse.clone()).unwrap_or_default();
         tables.push(TableConfig {
             warehouse: other.warehouse.map_or(Ok(beside), |url| warehouse("tables", url))?,
+            storage: Arc::default(),
             name,
             retention_days: retention("tables", other.retention)?,
             policy: LevelTreatments::parse(&other.policy)
@@ -230,13 +236,17 @@ fn pattern(text: String, wrong: &impl Fn(&str, String) -> ConfigError) -> Result
 }
 
 fn warehouse(section: &str, url: String) -> Result<String, ConfigError> {
-    if url.starts_with("file://") && url.len() > "file://".len() {
-        return Ok(url);
+    match url.split_once("://") {
+        Some(("file" | "s3" | "gs", rest)) if !rest.is_empty() => Ok(url),
+        Some(("s3a" | "s3n", rest)) => Err(problem(
+            &format!("{section}.warehouse"),
+            &format!("is Hadoop's name for the scheme; write s3://{rest}"),
+        )),
+        _ => Err(problem(
+            &format!("{section}.warehouse"),
+            "must be file://PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, for example file://./esker-data/warehouse",
+        )),
     }
-    Err(problem(
-        &format!("{section}.warehouse"),
-        "must be a file:// URL, for example file://./esker-data/warehouse",
-    ))
 }
 
 fn table_name(section: &str, name: String) -> Result<String, ConfigError> {

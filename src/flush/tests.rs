@@ -77,7 +77,7 @@ impl Home {
 
     fn options(&self, name: &str) -> TableOptions {
         let warehouse = format!("file://{}/warehouse", self.folder.path().display());
-        TableOptions { warehouse, name: name.to_owned(), retention_days: None }
+        TableOptions { warehouse, storage: Arc::default(), name: name.to_owned(), retention_days: None }
     }
 
     async fn start(&self) -> Life {

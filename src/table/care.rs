@@ -146,7 +146,7 @@ impl Table {
         if !options.has_warehouse() {
             return Ok(None);
         }
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         let Some(loaded) = super::Catalog::load(&catalog).await? else { return Ok(None) };
         let (catalog, loaded) = (Arc::new(catalog), Mutex::new(loaded));
@@ -162,7 +162,7 @@ impl Table {
         if !options.has_warehouse() {
             return Ok(None);
         }
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         let Some(loaded) = super::Catalog::load(&catalog).await? else { return Ok(None) };
         let Some(current) = loaded.metadata.current_snapshot() else { return Ok(None) };

@@ -60,6 +60,22 @@ enum Standing {
     Absent,
 }
 
+/// The metadata files of attempts that a reading did not show. A request that was given up may still be under way, and land: it
+/// can as long as its base is the newest. Once the table has moved on without it, it never will, and its files are nobody's.
+#[derive(Debug, Default)]
+struct Lost(Vec<(u64, Vec<String>)>);
+
+impl Lost {
+    fn may_land(&mut self, base_version: u64, files: Vec<String>) {
+        self.0.push((base_version, files));
+    }
+
+    /// The files of those that cannot land any more, as the table is at `version` without them.
+    fn proven_by(&mut self, version: u64) -> Vec<String> {
+        self.0.extract_if(.., |(base, _)| *base < version).flat_map(|(_, files)| files).collect()
+    }
+}
+
 fn property(writer_id: Uuid) -> String {
     format!("esker.writer.{writer_id}")
 }
@@ -101,15 +117,14 @@ impl Table {
         summary: &BTreeMap<String, String>,
     ) -> Result<Appended, TableError> {
         let mut back_off = BACK_OFF_FIRST;
-        let mut garbage = Vec::new();
+        let mut lost = Lost::default();
         for attempts in 0..=ATTEMPTS_MAX {
             let base = self.reload().await?;
             if standing(&base.metadata, claim)? == Standing::Committed {
                 self.catalog.show(&base).await;
                 return Ok(Appended { metadata_version: base.version, attempts });
             }
-            // The attempt before is proven absent, so its manifests are nobody's.
-            self.remove(std::mem::take(&mut garbage)).await;
+            self.remove(lost.proven_by(base.version)).await;
             if attempts == ATTEMPTS_MAX {
                 break;
             }
@@ -117,15 +132,17 @@ impl Table {
                 self.refuse_old(claim)?;
             }
             let produced = self.produce(&base, files, claim, summary).await?;
-            garbage = produced.metadata_files;
+            let files = produced.metadata_files;
             match self.catalog.commit(&base, &produced.requirements, produced.updates).await? {
                 // Reading the table, at the top, decides.
-                CommitOutcome::Committed => {}
+                CommitOutcome::Committed => lost.may_land(base.version, files),
                 CommitOutcome::Conflicted => {
+                    lost.may_land(base.version, files);
                     tracing::debug!(version = base.version, "another writer committed first");
                     self.back_off(&mut back_off).await;
                 }
                 CommitOutcome::Unknown(error) => {
+                    lost.may_land(base.version, files);
                     tracing::warn!(%error, version = base.version, "the commit's outcome is unknown; reading the table");
                     self.back_off(&mut back_off).await;
                 }

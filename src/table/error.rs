@@ -19,9 +19,9 @@ pub enum TableError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// The object store failed.
-    #[error("the object store failed: {0}; check that it can be reached and written")]
-    Store(#[from] object_store::Error),
+    /// The object store failed. The message says all that the error and its sources do, so it is no source itself.
+    #[error("{}", super::storage::said(.0))]
+    Store(object_store::Error),
     /// The table's metadata cannot be read or made.
     #[error("Iceberg metadata: {0}")]
     Iceberg(#[from] iceberg::Error),
@@ -118,6 +118,12 @@ pub enum TableError {
         /// Where it was.
         location: String,
     },
+}
+
+impl From<object_store::Error> for TableError {
+    fn from(error: object_store::Error) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl TableError {

@@ -80,7 +80,7 @@ impl TableReader {
         {
             return Ok(None);
         }
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let Some(loaded) = FilesCatalog::new(&warehouse, &options.name).load().await? else {
             return Ok(None);
         };

@@ -40,6 +40,7 @@ pub(crate) fn options(folder: &std::path::Path) -> TableOptions {
     TableOptions {
         warehouse: format!("file://{}/warehouse", folder.display()),
         name: "product.events".to_owned(),
+        storage: Arc::default(),
         retention_days: None,
     }
 }
@@ -77,7 +78,7 @@ pub(crate) async fn status(folder: &std::path::Path) -> TableStatus {
 
 /// The paths of all live data files, and the rows that they are said to hold.
 pub(crate) async fn live_files(folder: &std::path::Path) -> Vec<(String, u64)> {
-    let warehouse = Warehouse::open(&options(folder).warehouse).unwrap();
+    let warehouse = Warehouse::open(&options(folder).warehouse, &StorageOptions::default()).unwrap();
     let loaded = FilesCatalog::new(&warehouse, "product.events").load().await.unwrap().unwrap();
     let Some(snapshot) = loaded.metadata.current_snapshot() else { return Vec::new() };
     let file_io = warehouse.file_io();

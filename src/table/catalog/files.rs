@@ -10,16 +10,19 @@
 //! up to the newest, without a gap; and whoever creates version N+1 and finds that version N is gone has slept so long that
 //! N+1 was removed before: it takes its version back, leaves the hint alone, and has lost.
 //!
+//! What was read last is kept with its tag, so that a load that finds nothing new costs three small requests: the hint, the
+//! question whether the file still is what it was, and the question whether the next one exists.
+//!
 //! Owns: names and order of metadata files. Does not own: what is in them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode};
 
 use super::{Catalog, CommitOutcome, Loaded, Version, Versions};
 use crate::table::error::TableError;
@@ -38,6 +41,25 @@ pub(in crate::table) struct FilesCatalog {
     store: Arc<dyn ObjectStore>,
     metadata_folder: Path,
     table_location: String,
+    last: Mutex<Option<Last>>,
+}
+
+/// What a load found.
+#[derive(Debug, Clone)]
+struct Last {
+    loaded: Loaded,
+    /// The store's tag of that metadata file.
+    e_tag: Option<String>,
+    /// What the hint said then.
+    hint: Option<u64>,
+}
+
+/// What looking for the newest version came to.
+enum Newest {
+    Found(Last),
+    NoTable,
+    /// It was old, and was removed while this process looked for newer ones. That is not a table that is not there.
+    Vanished,
 }
 
 impl FilesCatalog {
@@ -48,6 +70,7 @@ impl FilesCatalog {
             store: warehouse.store(),
             metadata_folder: Path::from(relative.as_str()).join("metadata"),
             table_location: format!("{}/{relative}", warehouse.location()),
+            last: Mutex::new(None),
         }
     }
 
@@ -64,19 +87,31 @@ impl FilesCatalog {
         format!("{}/metadata/v{version}.metadata.json", self.table_location)
     }
 
-    /// Reads one version; None where it does not exist.
-    async fn read(&self, version: u64) -> Result<Option<Loaded>, TableError> {
-        let bytes = match self.store.get(&self.key(version)).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+    fn last(&self) -> Option<Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads one version; None where it does not exist. One that is as it was is not sent again.
+    async fn read(&self, version: u64, last: Option<&Last>) -> Result<Option<Last>, TableError> {
+        let last = last.filter(|last| last.loaded.version == version && last.e_tag.is_some());
+        let options =
+            GetOptions { if_none_match: last.and_then(|last| last.e_tag.clone()), ..GetOptions::default() };
+        let (bytes, e_tag) = match (self.store.get_opts(&self.key(version), options).await, last) {
+            (Ok(found), _) => {
+                let e_tag = found.meta.e_tag.clone();
+                (found.bytes().await?, e_tag)
+            }
+            (Err(object_store::Error::NotModified { .. }), Some(last)) => return Ok(Some(last.clone())),
+            (Err(object_store::Error::NotFound { .. }), _) => return Ok(None),
+            (Err(error), _) => return Err(error.into()),
         };
         let metadata = serde_json::from_slice(&bytes).map_err(|error| TableError::Metadata {
             location: self.location(version),
             problem: error.to_string(),
         })?;
         let metadata_location = self.location(version);
-        Ok(Some(Loaded { metadata: Arc::new(metadata), metadata_location, version }))
+        let loaded = Loaded { metadata: Arc::new(metadata), metadata_location, version };
+        Ok(Some(Last { loaded, e_tag, hint: None }))
     }
 
     async fn exists(&self, version: u64) -> Result<bool, TableError> {
@@ -129,18 +164,37 @@ impl FilesCatalog {
         Ok(self.greatest_listed().await? > Some(version))
     }
 
-    async fn newest_version(&self) -> Result<Option<u64>, TableError> {
-        let mut newest = match self.hint().await? {
-            Some(hint) if self.exists(hint).await? => hint,
-            _ => match self.greatest_listed().await? {
-                Some(version) => version,
-                None => return Ok(None),
+    async fn newest(&self) -> Result<Newest, TableError> {
+        let (last, hint) = (self.last(), self.hint().await?);
+        let known = last.as_ref().map(|last| last.loaded.version);
+        // Without a hint nothing says how far behind `known` is: it may be so far that its successors were cleaned up.
+        let found = match hint {
+            Some(hint) => self.read(known.map_or(hint, |known| known.max(hint)), last.as_ref()).await?,
+            None => None,
+        };
+        let mut found = match found {
+            Some(found) => found,
+            None => match self.greatest_listed().await? {
+                Some(version) => match self.read(version, last.as_ref()).await? {
+                    Some(found) => found,
+                    None => return Ok(Newest::Vanished),
+                },
+                None => return Ok(Newest::NoTable),
             },
         };
+        let start = found.loaded.version;
+        let mut newest = start;
         while self.exists(newest + 1).await? {
             newest += 1;
         }
-        Ok(Some(newest))
+        if newest > start {
+            match self.read(newest, last.as_ref()).await? {
+                Some(newest) => found = newest,
+                None => return Ok(Newest::Vanished),
+            }
+        }
+        found.hint = hint;
+        Ok(Newest::Found(found))
     }
 
     async fn put(&self, version: u64, metadata: &TableMetadata) -> Result<CommitOutcome, TableError> {
@@ -188,11 +242,13 @@ impl Catalog for FilesCatalog {
 
     async fn load(&self) -> Result<Option<Loaded>, TableError> {
         for _ in 0..LOADS_MAX {
-            let Some(version) = self.newest_version().await? else { return Ok(None) };
-            if let Some(loaded) = self.read(version).await? {
-                return Ok(Some(loaded));
-            }
-            // It was old, and was removed while this process looked for newer ones. That is not a table that is not there.
+            let newest = match self.newest().await? {
+                Newest::Found(found) => Some(found),
+                Newest::NoTable => None,
+                Newest::Vanished => continue,
+            };
+            self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&newest);
+            return Ok(newest.map(|newest| newest.loaded));
         }
         Err(TableError::Contended { attempts: LOADS_MAX })
     }
@@ -200,7 +256,12 @@ impl Catalog for FilesCatalog {
     /// Writes the hint where a crash, or an answer that was lost, left it behind: readers that go by it would not see what
     /// was committed until the next commit.
     async fn show(&self, loaded: &Loaded) {
-        match self.hint().await {
+        let last = self.last().filter(|last| last.loaded.version == loaded.version);
+        let hint = match last {
+            Some(last) => Ok(last.hint),
+            None => self.hint().await,
+        };
+        match hint {
             Ok(Some(hint)) if hint == loaded.version => {}
             // Another writer was quicker. A hint to nothing is no hint.
             Ok(Some(hint)) if hint > loaded.version && matches!(self.exists(hint).await, Ok(true)) => {}

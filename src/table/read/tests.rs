@@ -32,6 +32,7 @@ impl Fixture {
             retention_days: None,
             warehouse: format!("file://{}/warehouse", self.folder.path().display()),
             name: "product.events".to_owned(),
+            storage: Arc::default(),
         }
     }
 
