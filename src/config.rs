@@ -11,6 +11,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
+mod catalog;
 pub mod quarantine;
 mod consent;
 pub mod raw;

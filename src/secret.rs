@@ -15,6 +15,7 @@
 //! with test vectors.
 
 mod command;
+mod credential;
 mod file;
 mod keyring;
 mod purpose;
@@ -34,6 +35,7 @@ use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
+pub use credential::{CredentialError, CredentialSource};
 pub use keyring::{KeyId, Keyring, MasterKey};
 pub use purpose::PurposeKeys;
 pub use tree::Destroyed;

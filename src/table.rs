@@ -24,12 +24,14 @@ pub(crate) mod tests;
 
 pub use beside::POLICIES_FOLDER;
 use catalog::files::FilesCatalog;
+pub use catalog::rest::{Auth, CatalogError, CatalogOptions, Endpoint, OAuth2, RestCatalogOptions};
+use catalog::rest::{Placed, RestCatalog};
 use catalog::{Catalog, CommitOutcome, Loaded};
 pub use commit::{Appended, WalClaim};
 pub use error::TableError;
 use storage::Warehouse;
 
-use crate::clock::{Clock, Ids};
+use crate::clock::{Clock, Ids, SystemClock};
 use crate::columns::TableColumn;
 use crate::datafile::{ColumnPolicy, FileTarget};
 use crate::wal::Position;
@@ -40,8 +42,10 @@ const SET_UP_ATTEMPTS_MAX: u32 = 20;
 /// Which table.
 #[derive(Debug, Clone)]
 pub struct TableOptions {
-    /// The warehouse's location, `file://PATH`.
+    /// The warehouse's location, `file://PATH`; with a REST catalog, its name there.
     pub warehouse: String,
+    /// What orders its commits.
+    pub catalog: CatalogOptions,
     /// `namespace.table`.
     pub name: String,
     /// How long its rows are to be kept, in days; recorded in the table.
@@ -49,9 +53,45 @@ pub struct TableOptions {
 }
 
 impl TableOptions {
+    /// Where the table is looked for, in words.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.catalog {
+            CatalogOptions::Files => self.warehouse.clone(),
+            CatalogOptions::Rest(rest) if self.warehouse.is_empty() => {
+                format!("the catalog {}", rest.endpoint().uri)
+            }
+            CatalogOptions::Rest(rest) => {
+                format!("the warehouse {} of the catalog {}", self.warehouse, rest.endpoint().uri)
+            }
+        }
+    }
+
     /// False where the warehouse is a local folder that does not exist: opening it would make it.
     fn has_warehouse(&self) -> bool {
-        self.warehouse.strip_prefix("file://").is_none_or(|path| std::path::Path::new(path).exists())
+        matches!(self.catalog, CatalogOptions::Rest(_))
+            || self.warehouse.strip_prefix("file://").is_none_or(|path| std::path::Path::new(path).exists())
+    }
+
+    /// The table and its storage, if there is one. Makes nothing.
+    async fn look(&self) -> Result<Option<(Warehouse, Loaded)>, TableError> {
+        if !self.has_warehouse() {
+            return Ok(None);
+        }
+        match &self.catalog {
+            CatalogOptions::Files => {
+                let warehouse = Warehouse::open(&self.warehouse)?;
+                let loaded = FilesCatalog::new(&warehouse, &self.name).load().await?;
+                Ok(loaded.map(|loaded| (warehouse, loaded)))
+            }
+            CatalogOptions::Rest(rest) => {
+                let catalog = RestCatalog::open(rest, &self.name, Arc::new(SystemClock)).await?;
+                match catalog.locate().await? {
+                    Some(placed) => Ok(Some((Warehouse::of_table(&placed)?, placed.loaded))),
+                    None => Ok(None),
+                }
+            }
+        }
     }
 }
 
@@ -105,22 +145,31 @@ impl Table {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Result<Self, TableError> {
+        if let CatalogOptions::Rest(rest) = &options.catalog {
+            let catalog = RestCatalog::open(rest, &options.name, Arc::clone(&clock)).await?;
+            Self::set_up(&catalog, options, columns).await?;
+            // Only now the catalog knows where the table lies, and gives out what opens that place.
+            let gone = || TableError::Gone { location: catalog.table_location().to_owned() };
+            let placed = catalog.locate().await?.ok_or_else(gone)?;
+            let warehouse = Warehouse::of_table(&placed)?;
+            let (columns, loaded) = (columns.to_vec(), Mutex::new(placed.loaded));
+            return Ok(Self { catalog: Arc::new(catalog), warehouse, clock, ids, columns, loaded });
+        }
         let warehouse = Warehouse::open(&options.warehouse)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         // Before the first own file, so that a start that fails on a full disk can free what an earlier one left.
         warehouse.sweep(catalog.table_location()).await;
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await?;
-        Self::set_up(Arc::new(catalog), warehouse, options, columns, clock, ids).await
+        let loaded = Mutex::new(Self::set_up(&catalog, options, columns).await?);
+        Ok(Self { catalog: Arc::new(catalog), warehouse, clock, ids, columns: columns.to_vec(), loaded })
     }
 
+    /// Makes the table, adds columns, records the retention, as far as that is wanting.
     async fn set_up(
-        catalog: Arc<dyn Catalog>,
-        warehouse: Warehouse,
+        catalog: &dyn Catalog,
         options: &TableOptions,
         columns: &[TableColumn],
-        clock: Arc<dyn Clock>,
-        ids: Arc<dyn Ids>,
-    ) -> Result<Self, TableError> {
+    ) -> Result<Loaded, TableError> {
         for _ in 0..SET_UP_ATTEMPTS_MAX {
             let outcome = match catalog.load().await? {
                 None => {
@@ -134,9 +183,7 @@ impl Table {
                         Some(change) => catalog.commit(&loaded, &change.requirements, change.updates).await?,
                         None => {
                             catalog.show(&loaded).await;
-                            let columns = columns.to_vec();
-                            let loaded = Mutex::new(loaded);
-                            return Ok(Self { catalog, warehouse, clock, ids, columns, loaded });
+                            return Ok(loaded);
                         }
                     }
                 }
@@ -157,11 +204,12 @@ impl Table {
     /// # Errors
     /// If the warehouse or the metadata cannot be read.
     pub async fn peek(options: &TableOptions) -> Result<Option<Peek>, TableError> {
-        if !options.has_warehouse() {
-            return Ok(None);
+        if let CatalogOptions::Rest(rest) = &options.catalog {
+            // The metadata is in the catalog's answer: the storage is not opened.
+            let catalog = RestCatalog::open(rest, &options.name, Arc::new(SystemClock)).await?;
+            return Ok(catalog.load().await?.map(Peek));
         }
-        let warehouse = Warehouse::open(&options.warehouse)?;
-        Ok(FilesCatalog::new(&warehouse, &options.name).load().await?.map(Peek))
+        Ok(options.look().await?.map(|(_, loaded)| Peek(loaded)))
     }
 
     /// The last epoch and position of a writer that the table held when it was last read.

@@ -30,6 +30,7 @@ impl From<&TableConfig> for TableOptions {
     fn from(table: &TableConfig) -> Self {
         Self {
             warehouse: table.warehouse.clone(),
+            catalog: table.catalog.clone(),
             name: table.name.clone(),
             retention_days: table.retention_days,
         }
@@ -121,8 +122,8 @@ async fn abandoned(config: &Config, files: &WalFiles) -> anyhow::Result<Option<(
     if config.wal.on_damage == OnDamage::SetAside {
         return Ok(Some((in_table.next(), released)));
     }
-    let TableOptions { name, warehouse, .. } = options;
-    Err(TableError::NotThisTable { name, warehouse, in_table, released }.into())
+    let warehouse = options.place();
+    Err(TableError::NotThisTable { name: options.name, warehouse, in_table, released }.into())
 }
 
 /// Looks at every table; None for one that does not exist yet. Makes and changes nothing, and needs no registry: a table

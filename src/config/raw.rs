@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+use super::catalog::RawCatalog;
 use super::consent::RawConsent;
 use super::quarantine::RawQuarantine;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
@@ -109,18 +110,6 @@ enum RawOnDamage {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawCatalog {
-    r#type: CatalogType,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum CatalogType {
-    Files,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct RawFlush {
     #[serde(with = "humantime_serde")]
     max_age: Duration,
@@ -208,12 +197,6 @@ impl Default for RawWal {
     }
 }
 
-impl Default for RawCatalog {
-    fn default() -> Self {
-        Self { r#type: CatalogType::Files }
-    }
-}
-
 impl Default for RawFlush {
     fn default() -> Self {
         Self { max_age: Duration::from_secs(30), max_bytes: ByteSize::mib(256) }
@@ -235,9 +218,7 @@ impl Default for RawLog {
 impl RawConfig {
     /// Checks every value on its own and against the others.
     pub(super) fn validate(self) -> Result<Config, ConfigError> {
-        match self.catalog.r#type {
-            CatalogType::Files => {}
-        }
+        let catalog = self.catalog.validate("catalog")?;
         if let Some(key) = self.storage.keys().next() {
             return Err(problem(
                 &format!("storage.{key}"),
@@ -249,7 +230,7 @@ impl RawConfig {
             Some(text) => secret_reference("privacy.key", text)?,
         };
         let beside_the_log = || format!("file://{}/warehouse", self.data_dir.display());
-        let tables = tables::tables(self.table, self.tables, beside_the_log)?;
+        let tables = tables::tables(self.table, self.tables, &catalog, beside_the_log)?;
         let routes = tables::routes(self.routes, &tables)?;
         let quarantine = self.quarantine.validate(&tables)?;
         Ok(Config {
@@ -400,7 +381,7 @@ fn bytes_within(
     }
 }
 
-fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigError> {
+pub(super) fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigError> {
     if let Some(("command", line)) = text.split_once(':') {
         let mut words = line.split_whitespace().map(str::to_owned);
         if let Some(program) = words.next() {

@@ -16,7 +16,7 @@ use crate::columns::{Batch, BundleWriter, Encoder, Layout, OutcomeCounts};
 use crate::privacy::Tally;
 use crate::privacy::tests::fixture::{COMMITTED, NOW, Sent, clear_with, gate};
 use crate::table::tests::faults::Faults;
-use crate::table::{Table, TableOptions, TableStatus};
+use crate::table::{CatalogOptions, Table, TableOptions, TableStatus};
 use crate::wal::{NewFrame, WalFiles, WalOptions};
 
 const PRIMARY: &str = "product.events";
@@ -77,7 +77,7 @@ impl Home {
 
     fn options(&self, name: &str) -> TableOptions {
         let warehouse = format!("file://{}/warehouse", self.folder.path().display());
-        TableOptions { warehouse, name: name.to_owned(), retention_days: None }
+        TableOptions { warehouse, catalog: CatalogOptions::Files, name: name.to_owned(), retention_days: None }
     }
 
     async fn start(&self) -> Life {

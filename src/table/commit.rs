@@ -57,6 +57,14 @@ enum Standing {
     Absent,
 }
 
+/// A commit that was sent and is not in the table.
+struct Lost {
+    metadata_files: Vec<String>,
+    /// The snapshot that `main` had, and must still have for this commit to be made.
+    main: Option<i64>,
+    was_refused: bool,
+}
+
 fn property(writer_id: Uuid) -> String {
     format!("esker.writer.{writer_id}")
 }
@@ -97,32 +105,42 @@ impl Table {
         summary: &BTreeMap<String, String>,
     ) -> Result<Appended, TableError> {
         let mut back_off = BACK_OFF_FIRST;
-        let mut garbage = Vec::new();
+        let mut lost: Vec<Lost> = Vec::new();
         for attempts in 0..=ATTEMPTS_MAX {
             let base = self.reload().await?;
             if standing(&base.metadata, claim)? == Standing::Committed {
                 self.catalog.show(&base).await;
                 return Ok(Appended { metadata_version: base.version, attempts });
             }
-            // The attempt before is proven absent, so its manifests are nobody's.
-            self.remove(std::mem::take(&mut garbage)).await;
+            // An attempt that is absent now may be made yet, by a store or a catalog that was slow and not deaf. Its manifests
+            // are nobody's once that is ruled out: it was refused, or `main`, which it demands, has moved.
+            let current = base.metadata.current_snapshot_id();
+            for garbage in lost.extract_if(.., |lost| lost.was_refused || lost.main != current) {
+                self.remove(garbage.metadata_files).await;
+            }
             if attempts == ATTEMPTS_MAX {
                 break;
             }
             let produced = self.produce(&base, files, claim, summary).await?;
-            garbage = produced.metadata_files;
-            match self.catalog.commit(&base, &produced.requirements, produced.updates).await? {
+            let mut attempt = Lost { metadata_files: produced.metadata_files, main: current, was_refused: false };
+            match self.catalog.commit(&base, &produced.requirements, produced.updates).await {
+                Err(error) => {
+                    self.remove(attempt.metadata_files).await;
+                    return Err(error);
+                }
                 // Reading the table, at the top, decides.
-                CommitOutcome::Committed => {}
-                CommitOutcome::Conflicted => {
+                Ok(CommitOutcome::Committed) => {}
+                Ok(CommitOutcome::Conflicted) => {
+                    attempt.was_refused = true;
                     tracing::debug!(version = base.version, "another writer committed first");
                     self.back_off(&mut back_off).await;
                 }
-                CommitOutcome::Unknown(error) => {
+                Ok(CommitOutcome::Unknown(error)) => {
                     tracing::warn!(%error, version = base.version, "the commit's outcome is unknown; reading the table");
                     self.back_off(&mut back_off).await;
                 }
             }
+            lost.push(attempt);
         }
         Err(TableError::Contended { attempts: ATTEMPTS_MAX })
     }
@@ -137,7 +155,9 @@ impl Table {
         let position = TableUpdate::SetProperties {
             updates: [(property(claim.writer_id), format!("{}:{}", claim.epoch, claim.through))].into(),
         };
-        if files.is_empty() {
+        // Where the catalog lets a commit pass whose base is not the newest, one that was given up could move the position back
+        // later. A snapshot without files rules that out: its commit demands that `main` has not moved.
+        if files.is_empty() && self.catalog.refuses_any_other_base() {
             let uuid = TableRequirement::UuidMatch { uuid: base.metadata.uuid() };
             return Ok(Produced {
                 requirements: vec![uuid],

@@ -2,6 +2,7 @@
 //!
 //! Owns: one error for the module, and which of them pass with time. Does not own: retrying.
 
+use super::catalog::rest::CatalogError;
 use crate::wal::Position;
 
 fn held(in_table: Position) -> String {
@@ -22,6 +23,9 @@ pub enum TableError {
     /// The object store failed.
     #[error("the object store failed: {0}; check that it can be reached and written")]
     Store(#[from] object_store::Error),
+    /// The catalog did not do what it was asked.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// The table's metadata cannot be read or made.
     #[error("Iceberg metadata: {0}")]
     Iceberg(#[from] iceberg::Error),
@@ -116,7 +120,7 @@ impl TableError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Store(_) | Self::Contended { .. } | Self::Iceberg(_) => true,
+            Self::Store(_) | Self::Catalog(_) | Self::Contended { .. } | Self::Iceberg(_) => true,
             Self::Warehouse { .. }
             | Self::Metadata { .. }
             | Self::Foreign { .. }

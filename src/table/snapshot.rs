@@ -58,7 +58,11 @@ pub(super) async fn produce(
     let mut scribe = Scribe { warehouse, metadata, append: &append, number: 0, written: Vec::new() };
     let files =
         append.files.iter().map(|file| data_file(metadata, file)).collect::<Result<Vec<_>, TableError>>()?;
-    let mut manifests = vec![scribe.new_manifest(&files).await?];
+    let mut manifests = Vec::new();
+    // A manifest without files is none: such a snapshot only marks a position.
+    if !files.is_empty() {
+        manifests.push(scribe.new_manifest(&files).await?);
+    }
     manifests.extend(scribe.carried().await?);
     let manifest_list = scribe.manifest_list(manifests).await?;
     let snapshot = Snapshot::builder()

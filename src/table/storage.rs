@@ -20,6 +20,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 use serde::{Deserialize, Serialize};
 
+use super::catalog::rest::Placed;
 use super::error::TableError;
 use super::local::{self, SyncedLocal};
 
@@ -47,6 +48,22 @@ impl Warehouse {
         let location = format!("file://{}", text.trim_end_matches('/'));
         let store = SyncedLocal::new(&folder).map_err(|error| unusable(error.to_string()))?;
         Ok(Self { store: Arc::new(store), location })
+    }
+
+    /// Opens the storage of a table that a catalog has placed somewhere.
+    pub(super) fn of_table(placed: &Placed) -> std::result::Result<Self, TableError> {
+        let location = placed.loaded.metadata.location().trim_end_matches('/');
+        let unusable = |problem: String| TableError::Warehouse { location: location.to_owned(), problem };
+        let Some(folder) = local_path(location) else {
+            return Err(unusable("only file:// locations are supported".to_owned()));
+        };
+        std::fs::create_dir_all(folder).map_err(|error| unusable(format!("cannot be created: {error}")))?;
+        let canonical = PathBuf::from(folder)
+            .canonicalize()
+            .map_err(|error| unusable(format!("cannot be resolved: {error}")))?;
+        let store = SyncedLocal::new(&canonical).map_err(|error| unusable(error.to_string()))?;
+        // As the catalog spells it: files are named by it.
+        Ok(Self { store: Arc::new(store), location: location.to_owned() })
     }
 
     /// The store; its keys are relative to the warehouse.
@@ -78,14 +95,18 @@ impl Warehouse {
     }
 
     /// The key of a location inside the warehouse.
-    fn key(&self, location: &str) -> Result<Path> {
+    pub(super) fn key(&self, location: &str) -> Result<Path> {
         let outside = || {
             Error::new(
                 ErrorKind::DataInvalid,
                 format!("the table names a file outside of the warehouse {}: {location}", self.location),
             )
         };
-        let relative = location.strip_prefix(&self.location).ok_or_else(outside)?;
+        let inside = match (local_path(location), local_path(&self.location)) {
+            (Some(path), Some(folder)) => path.strip_prefix(folder),
+            _ => location.strip_prefix(&self.location),
+        };
+        let relative = inside.filter(|rest| rest.is_empty() || rest.starts_with('/')).ok_or_else(outside)?;
         Path::parse(relative).map_err(|_| outside())
     }
 
@@ -109,6 +130,12 @@ impl Warehouse {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The path of a local location. Hadoop's libraries write `file:/path` where others write `file:///path`.
+fn local_path(location: &str) -> Option<&str> {
+    let rest = location.strip_prefix("file:")?;
+    Some(rest.strip_prefix("//").unwrap_or(rest))
 }
 
 /// Iceberg's `Storage` over the warehouse's store. Its serialised form holds nothing: it is made anew where it is needed.

@@ -149,6 +149,10 @@ impl Catalog for FilesCatalog {
         &self.table_location
     }
 
+    fn refuses_any_other_base(&self) -> bool {
+        true
+    }
+
     async fn load(&self) -> Result<Option<Loaded>, TableError> {
         match self.newest_version().await? {
             Some(version) => self.read(version).await,
