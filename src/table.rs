@@ -3,6 +3,7 @@
 //!
 //! Owns: storage by location, the catalogs, metadata, snapshots. Does not own: when to flush, what a file contains.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::{DataType, Schema};
@@ -132,6 +133,8 @@ pub struct Table {
     columns: Vec<TableColumn>,
     /// As last read.
     loaded: Mutex<Loaded>,
+    /// True where the last commit found that somebody had altered the table.
+    altered: AtomicBool,
 }
 
 impl Table {
@@ -153,7 +156,8 @@ impl Table {
             let placed = catalog.locate().await?.ok_or_else(gone)?;
             let warehouse = Warehouse::of_table(&placed)?;
             let (columns, loaded) = (columns.to_vec(), Mutex::new(placed.loaded));
-            return Ok(Self { catalog: Arc::new(catalog), warehouse, clock, ids, columns, loaded });
+            let (catalog, altered) = (Arc::new(catalog), AtomicBool::new(false));
+            return Ok(Self { catalog, warehouse, clock, ids, columns, loaded, altered });
         }
         let warehouse = Warehouse::open(&options.warehouse)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
@@ -161,7 +165,8 @@ impl Table {
         warehouse.sweep(catalog.table_location()).await;
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await?;
         let loaded = Mutex::new(Self::set_up(&catalog, options, columns).await?);
-        Ok(Self { catalog: Arc::new(catalog), warehouse, clock, ids, columns: columns.to_vec(), loaded })
+        let (catalog, columns, altered) = (Arc::new(catalog), columns.to_vec(), AtomicBool::new(false));
+        Ok(Self { catalog, warehouse, clock, ids, columns, loaded, altered })
     }
 
     /// Makes the table, adds columns, records the retention, as far as that is wanting.
@@ -194,6 +199,31 @@ impl Table {
                 CommitOutcome::Unknown(error) => {
                     tracing::warn!(%error, "the outcome of setting up the table is unknown; reading it");
                 }
+            }
+        }
+        Err(TableError::Contended { attempts: SET_UP_ATTEMPTS_MAX })
+    }
+
+    /// Where a commit was refused because somebody had altered the table: adds the columns that are gone from it, as new ones.
+    /// Rows that were written for the columns before do not fit any more.
+    ///
+    /// # Errors
+    /// [`TableError::Altered`] where more than columns is different.
+    pub async fn conform(&self) -> Result<(), TableError> {
+        if !self.altered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for _ in 0..SET_UP_ATTEMPTS_MAX {
+            let loaded = self.reload().await?;
+            let Some(change) = schema::evolution(&loaded, &self.columns)? else {
+                schema::check_unaltered(&loaded, &self.columns)?;
+                self.altered.store(false, Ordering::Relaxed);
+                return Ok(());
+            };
+            if let CommitOutcome::Unknown(error) =
+                self.catalog.commit(&loaded, &change.requirements, change.updates).await?
+            {
+                tracing::warn!(%error, "the outcome of adding columns is unknown; reading the table");
             }
         }
         Err(TableError::Contended { attempts: SET_UP_ATTEMPTS_MAX })

@@ -8,13 +8,14 @@
 //! files, which belong to the span until it is committed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
-use super::Table;
+use super::{Table, schema};
 use super::catalog::{CommitOutcome, Loaded};
 use super::error::TableError;
 use super::snapshot::{self, Append, Produced};
@@ -97,6 +98,7 @@ impl Table {
     /// later time.
     ///
     /// # Errors
+    /// [`TableError::Altered`] where the files do not fit the table any more: after [`Table::conform`] they are written anew.
     /// [`TableError::Fenced`] and [`TableError::Gap`] where this writer must stop; others as they say.
     pub async fn append(
         &self,
@@ -120,6 +122,10 @@ impl Table {
             }
             if attempts == ATTEMPTS_MAX {
                 break;
+            }
+            if let Err(error) = schema::check_unaltered(&base, &self.columns) {
+                self.altered.store(true, Ordering::Relaxed);
+                return Err(error);
             }
             let produced = self.produce(&base, files, claim, summary).await?;
             let mut attempt = Lost { metadata_files: produced.metadata_files, main: current, was_refused: false };

@@ -107,6 +107,17 @@ pub enum TableError {
         /// How often.
         attempts: u32,
     },
+    /// Somebody altered the table while this process writes to it.
+    #[error(
+        "the table {location} was altered while this process writes to it: {problem}; undo that, and what waits in the WAL is \
+         committed by itself"
+    )]
+    Altered {
+        /// The table.
+        location: String,
+        /// What is different.
+        problem: String,
+    },
     /// The table vanished.
     #[error("the table {location} is gone; restore it, or restart to make a new one")]
     Gone {
@@ -120,7 +131,7 @@ impl TableError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Store(_) | Self::Catalog(_) | Self::Contended { .. } | Self::Iceberg(_) => true,
+            Self::Store(_) | Self::Catalog(_) | Self::Contended { .. } | Self::Altered { .. } | Self::Iceberg(_) => true,
             Self::Warehouse { .. }
             | Self::Metadata { .. }
             | Self::Foreign { .. }

@@ -126,6 +126,23 @@ pub(super) fn check_ours(loaded: &Loaded, columns: &[TableColumn]) -> Result<(),
     Ok(())
 }
 
+/// Refuses a table that somebody altered since it was opened, in a way that rows which wait for it do not fit.
+pub(super) fn check_unaltered(loaded: &Loaded, columns: &[TableColumn]) -> Result<(), TableError> {
+    let location = || loaded.metadata.location().to_owned();
+    let altered = |problem: String| TableError::Altered { location: location(), problem };
+    let misfit = check_ours(loaded, columns).err().or_else(|| type_conflicts(loaded, columns).next());
+    match misfit {
+        Some(TableError::Foreign { problem, .. }) => return Err(altered(problem)),
+        Some(other) => return Err(altered(other.to_string())),
+        None => {}
+    }
+    let schema = loaded.metadata.current_schema();
+    match columns.iter().find(|column| schema.field_by_name(&column.name).is_none()) {
+        Some(lacking) => Err(altered(format!("it has no column {} any more", lacking.name))),
+        None => Ok(()),
+    }
+}
+
 /// A commit that changes the schema or a property, and no rows.
 #[derive(Debug)]
 pub(super) struct SchemaChange {

@@ -254,6 +254,37 @@ async fn a_dropped_table_is_told_and_not_made_again() {
     assert!(error.to_string().contains("product.events in the catalog http://127.0.0.1"), "{error}");
 }
 
+#[tokio::test]
+async fn a_column_that_somebody_dropped_is_added_anew_and_other_changes_wait() {
+    let server = CatalogServer::start().await;
+    let table = open(&server).await.unwrap();
+    let writer = RandomIds.next_id();
+    append(&table, 2, &claim(writer, 1, 1)).await.unwrap();
+    let mut schema = server.metadata()["schemas"][0].clone();
+    schema["fields"].as_array_mut().unwrap().retain(|field| field["name"] != "organisation_id");
+    schema["schema-id"] = 1.into();
+    server.change(&json!({ "requirements": [], "updates": [
+        { "action": "add-schema", "schema": schema },
+        { "action": "set-current-schema", "schema-id": -1 },
+    ]}));
+    let error = append(&table, 3, &claim(writer, 2, 2)).await.unwrap_err();
+    assert!(matches!(error, TableError::Altered { .. }) && error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("organisation_id"), "{error}");
+    table.conform().await.unwrap();
+    append(&table, 3, &claim(writer, 2, 2)).await.unwrap();
+    assert_eq!(rows(&server).await, 5);
+    // Another partitioning is somebody's decision, which only somebody can undo.
+    let specs = server.metadata()["partition-specs"].clone();
+    server.edit(json!({ "partition-specs": [{ "spec-id": 0, "fields": [] }] }));
+    append(&table, 1, &claim(writer, 3, 3)).await.unwrap_err();
+    let error = table.conform().await.unwrap_err();
+    assert!(matches!(error, TableError::Altered { .. }) && error.to_string().contains("day"), "{error}");
+    server.edit(json!({ "partition-specs": specs }));
+    table.conform().await.unwrap();
+    append(&table, 1, &claim(writer, 3, 3)).await.unwrap();
+    assert_eq!(rows(&server).await, 6);
+}
+
 fn oauth2(folder: &std::path::Path, server: Option<String>) -> Auth {
     Auth::OAuth2(OAuth2 {
         client_id: "esker".to_owned(),
