@@ -58,7 +58,7 @@ pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
     async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError>;
 
     /// Applies `updates` to `base`, if `requirements` hold and `base` is still the newest. Never tries again itself.
-    /// An error means that nothing was changed, nor will be.
+    /// An error means that nothing was sent, or that it was refused.
     async fn commit(
         &self,
         base: &Loaded,

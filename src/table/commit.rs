@@ -131,7 +131,10 @@ impl Table {
             let mut attempt = Lost { metadata_files: produced.metadata_files, main: current, was_refused: false };
             match self.catalog.commit(&base, &produced.requirements, produced.updates).await {
                 Err(error) => {
-                    self.remove(attempt.metadata_files).await;
+                    // A catalog that says no has not made it; of all other errors nothing is supposed.
+                    if matches!(error, TableError::Catalog(_)) {
+                        self.remove(attempt.metadata_files).await;
+                    }
                     return Err(error);
                 }
                 // Reading the table, at the top, decides.

@@ -179,8 +179,12 @@ pub(super) fn evolution(
         TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
         TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: metadata.last_column_id() },
     ];
+    // Catalogs number schemas themselves; those that do not would take a number that is there for that schema.
+    let next_schema_id = metadata.schemas_iter().map(|schema| schema.schema_id()).max().unwrap_or(0) + 1;
     let updates = vec![
-        TableUpdate::AddSchema { schema: Schema::builder().with_fields(fields).build()? },
+        TableUpdate::AddSchema {
+            schema: Schema::builder().with_schema_id(next_schema_id).with_fields(fields).build()?,
+        },
         // -1 is Iceberg's way to name the schema that the same commit adds.
         TableUpdate::SetCurrentSchema { schema_id: -1 },
     ];

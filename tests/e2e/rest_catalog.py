@@ -5,6 +5,7 @@ Owns: the protocol (config, namespaces, tables, commits), proof (OAuth2, bearer,
 faults on demand. Does not own: who uses it.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -38,6 +39,7 @@ class RestCatalog:
         self.tables: dict[tuple[str, str], Path] = {}
         self.requests: list[tuple[str, str]] = []
         self.server: ThreadingHTTPServer | None = None
+        self.connections: set[socket.socket] = set()
         self.port = 0
         # A fault takes a commit's handler and a function that makes the commit; it answers, or not.
         self.fault = None
@@ -52,8 +54,18 @@ class RestCatalog:
     def start(self) -> "RestCatalog":
         catalog = self
 
+        connections = self.connections = set()
+
         class Handler(CatalogHandler):
             owner = catalog
+
+            def setup(self):
+                connections.add(self.request)
+                super().setup()
+
+            def finish(self):
+                connections.discard(self.request)
+                super().finish()
 
         class Server(ThreadingHTTPServer):
             daemon_threads, allow_reuse_address = True, True
@@ -68,6 +80,10 @@ class RestCatalog:
             self.server.shutdown()
             self.server.server_close()
             self.server = None
+            # Those that are kept alive, too.
+            for connection in list(self.connections):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def uri(self) -> str:
