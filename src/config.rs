@@ -15,6 +15,7 @@ mod catalog;
 pub mod quarantine;
 mod consent;
 pub mod raw;
+mod storage;
 pub mod tables;
 
 use quarantine::QuarantineConfig;

@@ -25,6 +25,8 @@ use parquet::errors::ParquetError;
 
 pub use writer::DataFileWriter;
 pub(crate) use writer::row_bytes;
+#[cfg(test)]
+pub(crate) use writer::upload as upload_for_tests;
 
 /// The column whose UTC day is the partition; also the second sort column.
 pub const TIME_COLUMN: &str = "event_time";

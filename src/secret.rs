@@ -15,7 +15,6 @@
 //! with test vectors.
 
 mod command;
-mod credential;
 mod file;
 mod keyring;
 mod purpose;
@@ -23,6 +22,7 @@ mod purpose;
 mod tests;
 mod text;
 mod tree;
+mod value;
 
 use std::fmt;
 use std::io;
@@ -35,10 +35,10 @@ use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-pub use credential::{CredentialError, CredentialSource};
 pub use keyring::{KeyId, Keyring, MasterKey};
 pub use purpose::PurposeKeys;
 pub use tree::Destroyed;
+pub use value::{VALUE_BYTES_MAX, ValueError, ValueReference};
 
 const SECRET_BYTES: usize = 32;
 /// Longest text of a ring. A destroyed tenant takes some 4 kB in each key, so this is room for 16,384 of them in one key.

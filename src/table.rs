@@ -26,11 +26,14 @@ pub(crate) mod tests;
 pub use beside::POLICIES_FOLDER;
 use catalog::files::FilesCatalog;
 pub use catalog::rest::{Auth, CatalogError, CatalogOptions, Endpoint, OAuth2, RestCatalogOptions};
-use catalog::rest::{Placed, RestCatalog};
+use catalog::rest::RestCatalog;
 use catalog::{Catalog, CommitOutcome, Loaded};
 pub use commit::{Appended, WalClaim};
 pub use error::TableError;
 use storage::Warehouse;
+pub use storage::{
+    AssumeRole, GcsCredentials, GcsOptions, KeyId, S3Credentials, S3Encryption, S3Options, StorageOptions,
+};
 
 use crate::clock::{Clock, Ids, SystemClock};
 use crate::columns::TableColumn;
@@ -43,10 +46,13 @@ const SET_UP_ATTEMPTS_MAX: u32 = 20;
 /// Which table.
 #[derive(Debug, Clone)]
 pub struct TableOptions {
-    /// The warehouse's location, `file://PATH`; with a REST catalog, its name there.
+    /// The warehouse's location: `file://PATH`, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`; with a REST catalog, its name
+    /// there.
     pub warehouse: String,
     /// What orders its commits.
     pub catalog: CatalogOptions,
+    /// What its store needs to know.
+    pub storage: Arc<StorageOptions>,
     /// `namespace.table`.
     pub name: String,
     /// How long its rows are to be kept, in days; recorded in the table.
@@ -81,14 +87,14 @@ impl TableOptions {
         }
         match &self.catalog {
             CatalogOptions::Files => {
-                let warehouse = Warehouse::open(&self.warehouse)?;
+                let warehouse = Warehouse::open(&self.warehouse, &self.storage)?;
                 let loaded = FilesCatalog::new(&warehouse, &self.name).load().await?;
                 Ok(loaded.map(|loaded| (warehouse, loaded)))
             }
             CatalogOptions::Rest(rest) => {
                 let catalog = RestCatalog::open(rest, &self.name, Arc::new(SystemClock)).await?;
                 match catalog.locate().await? {
-                    Some(placed) => Ok(Some((Warehouse::of_table(&placed)?, placed.loaded))),
+                    Some(placed) => Ok(Some((Warehouse::of_table(&placed, &self.storage)?, placed.loaded))),
                     None => Ok(None),
                 }
             }
@@ -154,12 +160,12 @@ impl Table {
             // Only now the catalog knows where the table lies, and gives out what opens that place.
             let gone = || TableError::Gone { location: catalog.table_location().to_owned() };
             let placed = catalog.locate().await?.ok_or_else(gone)?;
-            let warehouse = Warehouse::of_table(&placed)?;
+            let warehouse = Warehouse::of_table(&placed, &options.storage)?;
             let (columns, loaded) = (columns.to_vec(), Mutex::new(placed.loaded));
             let (catalog, altered) = (Arc::new(catalog), AtomicBool::new(false));
             return Ok(Self { catalog, warehouse, clock, ids, columns, loaded, altered });
         }
-        let warehouse = Warehouse::open(&options.warehouse)?;
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         // Before the first own file, so that a start that fails on a full disk can free what an earlier one left.
         warehouse.sweep(catalog.table_location()).await;

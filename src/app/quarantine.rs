@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use arrow::array::{Array, AsArray};
@@ -218,6 +219,7 @@ fn table_options(config: &Config) -> TableOptions {
     TableOptions {
         warehouse: config.tables.first().map(|primary| primary.warehouse.clone()).unwrap_or_default(),
         catalog: config.tables.first().map(|primary| primary.catalog.clone()).unwrap_or_default(),
+        storage: config.tables.first().map(|primary| Arc::clone(&primary.storage)).unwrap_or_default(),
         name: config.quarantine.table.clone(),
         retention_days: None,
     }

@@ -31,6 +31,7 @@ impl From<&TableConfig> for TableOptions {
         Self {
             warehouse: table.warehouse.clone(),
             catalog: table.catalog.clone(),
+            storage: Arc::clone(&table.storage),
             name: table.name.clone(),
             retention_days: table.retention_days,
         }

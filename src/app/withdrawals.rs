@@ -36,6 +36,7 @@ pub(super) fn table(config: &Config) -> TableOptions {
     TableOptions {
         warehouse: primary.map(|primary| primary.warehouse.clone()).unwrap_or_default(),
         catalog: primary.map(|primary| primary.catalog.clone()).unwrap_or_default(),
+        storage: primary.map(|primary| Arc::clone(&primary.storage)).unwrap_or_default(),
         name: primary.map(|primary| withdrawals_name(&primary.name)).unwrap_or_default(),
         retention_days: None,
     }

@@ -4,9 +4,9 @@
 
 use serde::Deserialize;
 
-use super::raw::{problem, secret_reference};
-use super::{ConfigError, SecretReference};
-use crate::secret::CredentialSource;
+use super::ConfigError;
+use super::raw::problem;
+use crate::secret::ValueReference;
 use crate::table::{Auth, CatalogOptions, Endpoint, OAuth2, RestCatalogOptions};
 
 #[derive(Debug, Default, Deserialize)]
@@ -147,15 +147,10 @@ impl RawCatalog {
             value.clone().filter(|text| !text.is_empty()).ok_or_else(missing)
         };
         let secret = |name: &str, value: &Option<String>| {
-            let key = key(name);
-            match secret_reference(&key, &needed(name, value)?)? {
-                SecretReference::Environment(name) => Ok(CredentialSource::Environment(name)),
-                SecretReference::File(path) => Ok(CredentialSource::File(path)),
-                SecretReference::Command { .. } => Err(problem(
-                    &key,
-                    "a credential of a catalog is given by env:NAME or file:PATH; it is read anew for each use",
-                )),
-            }
+            // The text may be the secret itself: it is not repeated.
+            let wrong =
+                || problem(&key(name), "a secret is given by reference, file:PATH or env:NAME, never by its value");
+            ValueReference::parse(&needed(name, value)?).ok_or_else(wrong)
         };
         Ok(match auth {
             RawAuth::None => Auth::None,

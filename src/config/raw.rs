@@ -2,9 +2,9 @@
 //!
 //! Owns: the spelling of keys, defaults and units. Does not own: the meaning of a value.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -13,10 +13,14 @@ use serde::Deserialize;
 use super::catalog::RawCatalog;
 use super::consent::RawConsent;
 use super::quarantine::RawQuarantine;
+use super::storage;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
-use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
+use super::{
+    Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, TableConfig, WalConfig,
+};
 use crate::privacy::{Destination, LevelTreatments, Rules};
 use crate::receive::decode::{Rule, Source};
+use crate::table::CatalogOptions;
 use crate::wal::OnDamage;
 
 /// The largest frame of the WAL: what the largest request can become.
@@ -36,7 +40,7 @@ pub(super) struct RawConfig {
     tables: Vec<RawOtherTable>,
     routes: Vec<RawRoute>,
     catalog: RawCatalog,
-    storage: BTreeMap<String, String>,
+    storage: serde_json::Map<String, serde_json::Value>,
     quarantine: RawQuarantine,
     flush: RawFlush,
     shutdown: RawShutdown,
@@ -142,7 +146,7 @@ impl Default for RawConfig {
             tables: Vec::new(),
             routes: Vec::new(),
             catalog: RawCatalog::default(),
-            storage: BTreeMap::new(),
+            storage: serde_json::Map::new(),
             quarantine: RawQuarantine::default(),
             flush: RawFlush::default(),
             shutdown: RawShutdown::default(),
@@ -219,18 +223,19 @@ impl RawConfig {
     /// Checks every value on its own and against the others.
     pub(super) fn validate(self) -> Result<Config, ConfigError> {
         let catalog = self.catalog.validate("catalog")?;
-        if let Some(key) = self.storage.keys().next() {
-            return Err(problem(
-                &format!("storage.{key}"),
-                "a file:// warehouse takes no storage properties; remove the key",
-            ));
-        }
         let key = match &self.privacy.key {
             None => SecretReference::File(self.data_dir.join("esker.key")),
             Some(text) => secret_reference("privacy.key", text)?,
         };
         let beside_the_log = || format!("file://{}/warehouse", self.data_dir.display());
-        let tables = tables::tables(self.table, self.tables, &catalog, beside_the_log)?;
+        let mut tables = tables::tables(self.table, self.tables, &catalog, beside_the_log)?;
+        let is_rest = |table: &&TableConfig| matches!(table.catalog, CatalogOptions::Rest(_));
+        let folders: Vec<_> =
+            tables.iter().filter(|table| !is_rest(table)).map(|table| table.warehouse.as_str()).collect();
+        let anywhere = tables.iter().any(|table| is_rest(&table));
+        let storage = storage::validate(self.storage, &folders, anywhere, &storage::environment)?;
+        let storage = Arc::new(storage);
+        tables.iter_mut().for_each(|table| table.storage = Arc::clone(&storage));
         let routes = tables::routes(self.routes, &tables)?;
         let quarantine = self.quarantine.validate(&tables)?;
         Ok(Config {
@@ -381,7 +386,7 @@ fn bytes_within(
     }
 }
 
-pub(super) fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigError> {
+fn secret_reference(key: &str, text: &str) -> Result<SecretReference, ConfigError> {
     if let Some(("command", line)) = text.split_once(':') {
         let mut words = line.split_whitespace().map(str::to_owned);
         if let Some(program) = words.next() {

@@ -3,6 +3,7 @@
 //! Owns: the spelling and the checks of these sections, and that every table and every route can be reached. Does not own:
 //! deciding about an event (`privacy`), keeping the rows (`table`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use super::catalog::RawCatalog;
 use super::raw::problem;
 use crate::privacy::{Decision, EventPattern, LevelTreatments, ResourceMatch, Route, RouteTarget};
 use crate::registry::Category;
-use crate::table::{CatalogOptions, Endpoint, RestCatalogOptions};
+use crate::table::{CatalogOptions, Endpoint, RestCatalogOptions, StorageOptions};
 
 /// Most tables: each costs a commit in each flush that has rows for it, and its metadata in memory.
 pub const TABLES_MAX: usize = 16;
@@ -32,6 +33,8 @@ pub struct TableConfig {
     pub warehouse: String,
     /// What orders the table's commits.
     pub catalog: CatalogOptions,
+    /// What its store needs to know, from section `storage`.
+    pub storage: Arc<StorageOptions>,
     /// `namespace.table`.
     pub name: String,
     /// How long its rows are to be kept, in days. Recorded in the table.
@@ -121,6 +124,7 @@ pub(super) fn tables(
     let primary = TableConfig {
         warehouse,
         catalog,
+        storage: Arc::default(),
         name: table_name("table", primary.name)?,
         retention_days: retention("table", primary.retention)?,
         policy: LevelTreatments::default(),
@@ -152,6 +156,7 @@ pub(super) fn tables(
         tables.push(TableConfig {
             warehouse,
             catalog,
+            storage: Arc::default(),
             name,
             retention_days: retention("tables", other.retention)?,
             policy: LevelTreatments::parse(&other.policy)
@@ -273,13 +278,17 @@ fn placed(
 }
 
 fn warehouse(section: &str, url: String) -> Result<String, ConfigError> {
-    if url.starts_with("file://") && url.len() > "file://".len() {
-        return Ok(url);
+    match url.split_once("://") {
+        Some(("file" | "s3" | "gs", rest)) if !rest.is_empty() => Ok(url),
+        Some(("s3a" | "s3n", rest)) => Err(problem(
+            &format!("{section}.warehouse"),
+            &format!("is Hadoop's name for the scheme; write s3://{rest}"),
+        )),
+        _ => Err(problem(
+            &format!("{section}.warehouse"),
+            "must be file://PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, for example file://./esker-data/warehouse",
+        )),
     }
-    Err(problem(
-        &format!("{section}.warehouse"),
-        "must be a file:// URL, for example file://./esker-data/warehouse",
-    ))
 }
 
 fn table_name(section: &str, name: String) -> Result<String, ConfigError> {

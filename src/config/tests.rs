@@ -199,7 +199,7 @@ fn tables_have_names_and_retentions_of_their_own() {
     assert!(refused("[[tables]]\nname = 'product.events'").contains("twice"));
     assert!(refused("[[tables]]\nname = 'product.events_quarantine'").contains("keeps itself"));
     assert!(refused("[[tables]]\nname = 'Events'").contains("tables.name"));
-    assert!(refused("[[tables]]\nname = 'a.b'\nwarehouse = 's3://x'").contains("tables.warehouse"));
+    assert!(refused("[[tables]]\nname = 'a.b'\nwarehouse = 'abfs://x'").contains("tables.warehouse"));
     for retention in ["36h", "0d"] {
         let text = refused(&format!("[[tables]]\nname = 'a.b'\nretention = '{retention}'"));
         assert!(text.contains("tables.retention") && text.contains("whole number of days"), "{text}");

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::FuturesUnordered;
 use jiff::civil::Date;
 use jiff::{Span, ToSpan};
-use object_store::{ObjectStoreExt, WriteMultipart};
+use object_store::{MultipartUpload, ObjectStoreExt};
 use tokio::task::spawn_blocking;
 
 use super::encode::{EncodedFile, encode};
@@ -130,23 +132,34 @@ impl DataFileWriter {
     }
 }
 
-async fn upload(target: &FileTarget, name: &str, bytes: Bytes) -> object_store::Result<()> {
+pub(crate) async fn upload(target: &FileTarget, name: &str, bytes: Bytes) -> object_store::Result<()> {
     let key = name.split('/').fold(target.directory.clone(), |key, part| key.join(part));
     if bytes.len() <= SINGLE_PUT_BYTES_MAX {
         target.store.put(&key, bytes.into()).await?;
         return Ok(());
     }
-    let mut parts = WriteMultipart::new_with_chunk_size(target.store.put_multipart(&key).await?, PART_BYTES);
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        if let Err(error) = parts.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await {
+    let mut upload = target.store.put_multipart(&key).await?;
+    match upload_parts(upload.as_mut(), bytes).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
             // The abort is a courtesy to the store's bill; the error that matters is the first one.
-            parts.abort().await.ok();
-            return Err(error);
+            upload.abort().await.ok();
+            Err(error)
         }
-        parts.put(rest.split_to(rest.len().min(PART_BYTES)));
     }
-    parts.finish().await?;
+}
+
+async fn upload_parts(upload: &mut dyn MultipartUpload, mut rest: Bytes) -> object_store::Result<()> {
+    let mut parts = FuturesUnordered::new();
+    while !rest.is_empty() {
+        if parts.len() == PARTS_IN_FLIGHT_MAX {
+            parts.try_next().await?;
+        }
+        let part = rest.split_to(rest.len().min(PART_BYTES));
+        parts.push(upload.put_part(part.into()));
+    }
+    while parts.try_next().await?.is_some() {}
+    upload.complete().await?;
     Ok(())
 }
 

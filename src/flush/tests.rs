@@ -77,7 +77,8 @@ impl Home {
 
     fn options(&self, name: &str) -> TableOptions {
         let warehouse = format!("file://{}/warehouse", self.folder.path().display());
-        TableOptions { warehouse, catalog: CatalogOptions::Files, name: name.to_owned(), retention_days: None }
+        let (catalog, storage, name) = (CatalogOptions::Files, Arc::default(), name.to_owned());
+        TableOptions { warehouse, catalog, storage, name, retention_days: None }
     }
 
     async fn start(&self) -> Life {

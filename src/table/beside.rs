@@ -47,7 +47,7 @@ impl Table {
         }
         let (warehouse, key) = match &options.catalog {
             CatalogOptions::Files => {
-                let warehouse = Warehouse::open(&options.warehouse)?;
+                let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
                 let catalog = FilesCatalog::new(&warehouse, &options.name);
                 // The folder of the metadata lies in the table's own.
                 let folder = catalog.metadata_folder().as_ref().trim_end_matches("metadata").to_owned();

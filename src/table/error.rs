@@ -21,7 +21,7 @@ pub enum TableError {
         problem: String,
     },
     /// The object store failed.
-    #[error("the object store failed: {0}; check that it can be reached and written")]
+    #[error("{}", super::storage::said(.0))]
     Store(#[from] object_store::Error),
     /// The catalog did not do what it was asked.
     #[error(transparent)]

@@ -1,28 +1,41 @@
 //! The warehouse: from a location to an object store, and that store as Iceberg's `Storage`.
 //!
+//! A local folder is a store of our own whose puts are durable (`local`); a bucket is `object_store`'s client in a wrapper that
+//! repeats what may be repeated (`bucket`). Both order commits by one thing: a create that fails where the key is taken.
+//!
 //! Owns: resolving locations, and that what was put is durable. Does not own: what is stored.
 
-use std::fmt;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use iceberg::io::{
-    FileIO, FileIOBuilder, FileMetadata, FileRead, FileWrite, InputFile, OutputFile, Storage, StorageConfig,
-    StorageFactory,
-};
-use iceberg::{Error, ErrorKind, Result};
+use ::iceberg::io::{FileIO, FileIOBuilder};
+use ::iceberg::{Error, ErrorKind, Result};
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode};
-use serde::{Deserialize, Serialize};
+use object_store::prefix::PrefixStore;
 
-use super::catalog::rest::Placed;
+use super::catalog::rest::{Placed, VendedGoogle};
 use super::error::TableError;
 use super::local::{self, SyncedLocal};
+
+mod bucket;
+mod credentials;
+mod fault;
+mod gcs;
+mod iceberg;
+mod options;
+mod probe;
+mod role;
+mod s3;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use fault::said;
+use iceberg::{LastList, StoreStorage};
+pub use options::{
+    AssumeRole, GcsCredentials, GcsOptions, KeyId, S3Credentials, S3Encryption, S3Options, StorageOptions,
+};
 
 /// An opened warehouse.
 #[derive(Debug, Clone)]
@@ -30,40 +43,80 @@ pub(super) struct Warehouse {
     store: Arc<dyn ObjectStore>,
     /// Canonical, without a slash at the end, e.g. `file:///srv/esker/warehouse`.
     location: String,
+    last_list: LastList,
 }
 
 impl Warehouse {
-    /// Opens `url`. A local folder is made where there is none; a relative one starts at the working directory.
-    pub(super) fn open(url: &str) -> std::result::Result<Self, TableError> {
+    /// Opens `url`. A local folder is made where there is none; a relative one starts at the working directory. Of a bucket
+    /// nothing is asked yet.
+    pub(super) fn open(url: &str, options: &StorageOptions) -> std::result::Result<Self, TableError> {
         let unusable = |problem: String| TableError::Warehouse { location: url.to_owned(), problem };
-        let path = url
-            .strip_prefix("file://")
-            .filter(|path| !path.is_empty())
-            .ok_or_else(|| unusable("only file:// locations are supported".to_owned()))?;
-        let folder = PathBuf::from(path);
-        std::fs::create_dir_all(&folder).map_err(|error| unusable(format!("cannot be created: {error}")))?;
-        let folder =
-            folder.canonicalize().map_err(|error| unusable(format!("cannot be resolved: {error}")))?;
-        let text = folder.to_str().ok_or_else(|| unusable("its path is not UTF-8".to_owned()))?;
-        let location = format!("file://{}", text.trim_end_matches('/'));
-        let store = SyncedLocal::new(&folder).map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { store: Arc::new(store), location })
+        let failed = |error: object_store::Error| unusable(said(&error));
+        match url.split_once("://") {
+            Some(("file", path)) if !path.is_empty() => Self::local(path).map_err(unusable),
+            Some(("s3", path)) => {
+                let (bucket, prefix) = divided(path).map_err(unusable)?;
+                Ok(Self::bucket("s3", bucket, prefix, s3::open(bucket, &options.s3).map_err(failed)?))
+            }
+            Some(("gs", path)) => {
+                let (bucket, prefix) = divided(path).map_err(unusable)?;
+                Ok(Self::bucket("gs", bucket, prefix, gcs::open(bucket, &options.gcs).map_err(failed)?))
+            }
+            _ => Err(unusable("must be file://PATH, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX".to_owned())),
+        }
     }
 
-    /// Opens the storage of a table that a catalog has placed somewhere.
-    pub(super) fn of_table(placed: &Placed) -> std::result::Result<Self, TableError> {
+    fn local(path: &str) -> std::result::Result<Self, String> {
+        let folder = PathBuf::from(path);
+        std::fs::create_dir_all(&folder).map_err(|error| format!("cannot be created: {error}"))?;
+        let folder = folder.canonicalize().map_err(|error| format!("cannot be resolved: {error}"))?;
+        let text = folder.to_str().ok_or("its path is not UTF-8")?;
+        let location = format!("file://{}", text.trim_end_matches('/'));
+        let store = SyncedLocal::new(&folder).map_err(|error| error.to_string())?;
+        Ok(Self::of(Arc::new(store), location))
+    }
+
+    fn bucket(scheme: &str, bucket: &str, prefix: Path, store: impl ObjectStore) -> Self {
+        if prefix.as_ref().is_empty() {
+            return Self::of(Arc::new(store), format!("{scheme}://{bucket}"));
+        }
+        let location = format!("{scheme}://{bucket}/{prefix}");
+        Self::of(Arc::new(PrefixStore::new(store, prefix)), location)
+    }
+
+    fn of(store: Arc<dyn ObjectStore>, location: String) -> Self {
+        Self { store, location, last_list: LastList::default() }
+    }
+
+    /// Opens the storage of a table that a catalog has placed somewhere. Of a bucket it is the whole: which prefixes a table's files
+    /// have is the catalog's affair.
+    pub(super) fn of_table(placed: &Placed, options: &StorageOptions) -> std::result::Result<Self, TableError> {
         let location = placed.loaded.metadata.location().trim_end_matches('/');
         let unusable = |problem: String| TableError::Warehouse { location: location.to_owned(), problem };
-        let Some(folder) = local_path(location) else {
-            return Err(unusable("only file:// locations are supported".to_owned()));
-        };
-        std::fs::create_dir_all(folder).map_err(|error| unusable(format!("cannot be created: {error}")))?;
-        let canonical = PathBuf::from(folder)
-            .canonicalize()
-            .map_err(|error| unusable(format!("cannot be resolved: {error}")))?;
-        let store = SyncedLocal::new(&canonical).map_err(|error| unusable(error.to_string()))?;
-        // As the catalog spells it: files are named by it.
-        Ok(Self { store: Arc::new(store), location: location.to_owned() })
+        let failed = |error: object_store::Error| unusable(said(&error));
+        if let Some(folder) = local_path(location) {
+            let mut warehouse = Self::local(folder).map_err(unusable)?;
+            // As the catalog spells it: files are named by it.
+            location.clone_into(&mut warehouse.location);
+            return Ok(warehouse);
+        }
+        let (scheme, path) = location.split_once("://").unwrap_or_default();
+        let bucket = path.split('/').next().unwrap_or_default();
+        let (given, vended) = (&placed.properties.0, placed.credentials.clone());
+        match scheme {
+            "s3" | "s3a" | "s3n" => {
+                let store = s3::open_vended(bucket, &options.s3.completed_by(given), vended.map(|it| Arc::new(it) as _));
+                Ok(Self::bucket(scheme, bucket, Path::default(), store.map_err(failed)?))
+            }
+            "gs" => {
+                let vended = vended.map(|credentials| Arc::new(VendedGoogle(credentials)) as _);
+                let store = gcs::open_vended(bucket, &options.gcs.completed_by(given), vended);
+                Ok(Self::bucket(scheme, bucket, Path::default(), store.map_err(failed)?))
+            }
+            _ => Err(unusable(
+                "the catalog has the table in a place that Esker cannot reach; it reaches file://, s3:// and gs://".to_owned(),
+            )),
+        }
     }
 
     /// The store; its keys are relative to the warehouse.
@@ -109,27 +162,6 @@ impl Warehouse {
         let relative = inside.filter(|rest| rest.is_empty() || rest.starts_with('/')).ok_or_else(outside)?;
         Path::parse(relative).map_err(|_| outside())
     }
-
-    /// Finds out whether the store honours a conditional create, on which every commit rests.
-    pub(super) async fn probe(&self, folder: &Path, name: &str) -> std::result::Result<(), TableError> {
-        let key = folder.clone().join(format!("{}{name}", local::PROBE_PREFIX));
-        let create =
-            || self.store.put_opts(&key, Bytes::from_static(b"probe").into(), PutMode::Create.into());
-        create().await?;
-        let second = create().await;
-        // A probe that stays behind harms nobody.
-        drop(self.store.delete(&key).await);
-        match second {
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
-            Ok(_) => Err(TableError::Warehouse {
-                location: self.location.clone(),
-                problem: "the store overwrites a file that a conditional create must refuse, so that two commits could \
-                          both succeed; use a store that honours conditional creates"
-                    .to_owned(),
-            }),
-            Err(error) => Err(error.into()),
-        }
-    }
 }
 
 /// The path of a local location. Hadoop's libraries write `file:/path` where others write `file:///path`.
@@ -138,142 +170,15 @@ fn local_path(location: &str) -> Option<&str> {
     Some(rest.strip_prefix("//").unwrap_or(rest))
 }
 
-/// Iceberg's `Storage` over the warehouse's store. Its serialised form holds nothing: it is made anew where it is needed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct StoreStorage {
-    #[serde(skip)]
-    warehouse: Option<Warehouse>,
-}
-
-impl StoreStorage {
-    fn resolve(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
-        let warehouse = self.warehouse.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::Unexpected, "a storage that was serialised has lost its warehouse")
-        })?;
-        Ok((warehouse.store(), warehouse.key(location)?))
+/// A bucket's name and the prefix in it.
+fn divided(path: &str) -> std::result::Result<(&str, Path), String> {
+    let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if bucket.is_empty() || !bucket.chars().all(plain) {
+        return Err("names no bucket; it must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX".to_owned());
     }
-}
-
-#[typetag::serde(name = "esker")]
-impl StorageFactory for StoreStorage {
-    fn build(&self, _: &StorageConfig) -> Result<Arc<dyn Storage>> {
-        Ok(Arc::new(self.clone()))
-    }
-}
-
-#[async_trait]
-#[typetag::serde(name = "esker")]
-impl Storage for StoreStorage {
-    async fn exists(&self, path: &str) -> Result<bool> {
-        let (store, key) = self.resolve(path)?;
-        match store.head(&key).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    async fn metadata(&self, path: &str) -> Result<FileMetadata> {
-        let (store, key) = self.resolve(path)?;
-        Ok(FileMetadata { size: store.head(&key).await.map_err(failed)?.size })
-    }
-
-    async fn read(&self, path: &str) -> Result<Bytes> {
-        let (store, key) = self.resolve(path)?;
-        store.get(&key).await.map_err(failed)?.bytes().await.map_err(failed)
-    }
-
-    async fn reader(&self, path: &str) -> Result<Box<dyn FileRead>> {
-        let (store, key) = self.resolve(path)?;
-        Ok(Box::new(StoreReader { store, key }))
-    }
-
-    async fn write(&self, path: &str, bytes: Bytes) -> Result<()> {
-        let (store, key) = self.resolve(path)?;
-        store.put(&key, bytes.into()).await.map_err(failed)?;
-        Ok(())
-    }
-
-    async fn writer(&self, path: &str) -> Result<Box<dyn FileWrite>> {
-        let (store, key) = self.resolve(path)?;
-        Ok(Box::new(StoreWriter { store, key, bytes: BytesMut::new() }))
-    }
-
-    async fn delete(&self, path: &str) -> Result<()> {
-        let (store, key) = self.resolve(path)?;
-        store.delete(&key).await.map_err(failed)
-    }
-
-    async fn delete_prefix(&self, path: &str) -> Result<()> {
-        let (store, prefix) = self.resolve(path)?;
-        let mut found = store.list(Some(&prefix));
-        while let Some(object) = found.next().await {
-            store.delete(&object.map_err(failed)?.location).await.map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    async fn delete_stream(&self, mut paths: BoxStream<'static, String>) -> Result<()> {
-        while let Some(path) = paths.next().await {
-            Storage::delete(self, &path).await?;
-        }
-        Ok(())
-    }
-
-    fn new_input(&self, path: &str) -> Result<InputFile> {
-        Ok(InputFile::new(Arc::new(self.clone()), path.to_owned()))
-    }
-
-    fn new_output(&self, path: &str) -> Result<OutputFile> {
-        Ok(OutputFile::new(Arc::new(self.clone()), path.to_owned()))
-    }
-}
-
-fn failed(error: object_store::Error) -> Error {
-    Error::new(ErrorKind::Unexpected, "the object store failed").with_source(error)
-}
-
-struct StoreReader {
-    store: Arc<dyn ObjectStore>,
-    key: Path,
-}
-
-#[async_trait]
-impl FileRead for StoreReader {
-    async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        self.store.get_range(&self.key, range).await.map_err(failed)
-    }
-}
-
-/// Collects a metadata file, a few megabytes at most, and puts it whole.
-struct StoreWriter {
-    store: Arc<dyn ObjectStore>,
-    key: Path,
-    bytes: BytesMut,
-}
-
-#[async_trait]
-impl FileWrite for StoreWriter {
-    async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.bytes.extend_from_slice(&bytes);
-        Ok(())
-    }
-
-    async fn close(&mut self) -> Result<()> {
-        let bytes = self.bytes.split().freeze();
-        self.store.put(&self.key, bytes.into()).await.map_err(failed)?;
-        Ok(())
-    }
-}
-
-impl fmt::Debug for StoreReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreReader").field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for StoreWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreWriter").field("key", &self.key).finish_non_exhaustive()
-    }
+    let prefix = prefix.trim_end_matches('/');
+    let parsed = Path::parse(prefix).ok().filter(|parsed| parsed.as_ref() == prefix && !prefix.contains(['%', '?', '#']));
+    let wrong = || format!("the prefix `{prefix}` must be plain text between single slashes");
+    Ok((bucket, parsed.ok_or_else(wrong)?))
 }

@@ -28,7 +28,7 @@ fn column(name: &str, ty: ColumnType, required: bool) -> TableColumn {
     }
 }
 
-fn columns() -> Vec<TableColumn> {
+pub(in crate::table) fn columns() -> Vec<TableColumn> {
     vec![
         column("event_name", ColumnType::String, true),
         column("event_time", ColumnType::Timestamp, true),
@@ -41,6 +41,7 @@ fn options(folder: &std::path::Path) -> TableOptions {
         warehouse: format!("file://{}/warehouse", folder.display()),
         catalog: CatalogOptions::Files,
         name: "product.events".to_owned(),
+        storage: Arc::default(),
         retention_days: None,
     }
 }
@@ -49,7 +50,7 @@ async fn open(folder: &std::path::Path, columns: &[TableColumn]) -> Result<Table
     Table::open_or_create(&options(folder), columns, Arc::new(SystemClock), Arc::new(RandomIds)).await
 }
 
-async fn files(table: &Table, days: &[i64]) -> Vec<WrittenFile> {
+pub(in crate::table) async fn files(table: &Table, days: &[i64]) -> Vec<WrittenFile> {
     let target = table.file_target(RandomIds.next_id()).unwrap();
     let times = TimestampMicrosecondArray::from_iter_values(days.iter().map(|day| day * DAY_MICROS + 5));
     let columns: Vec<(&str, ArrayRef)> = vec![
@@ -62,12 +63,12 @@ async fn files(table: &Table, days: &[i64]) -> Vec<WrittenFile> {
     writer.finish().await.unwrap()
 }
 
-fn claim(writer_id: Uuid, epoch: u64, from: u64, through: u64) -> WalClaim {
+pub(in crate::table) fn claim(writer_id: Uuid, epoch: u64, from: u64, through: u64) -> WalClaim {
     let commit_id = RandomIds.next_id();
     WalClaim { writer_id, epoch, from: Position(from), through: Position(through), commit_id }
 }
 
-async fn append(table: &Table, days: &[i64], claim: &WalClaim) -> Result<Appended, TableError> {
+pub(in crate::table) async fn append(table: &Table, days: &[i64], claim: &WalClaim) -> Result<Appended, TableError> {
     let files = files(table, days).await;
     table.append(&files, claim, &BTreeMap::new()).await
 }
@@ -78,7 +79,7 @@ async fn status(folder: &std::path::Path) -> TableStatus {
 
 /// The paths of all live data files, and the rows that they are said to hold.
 async fn live_files(folder: &std::path::Path) -> Vec<(String, u64)> {
-    let warehouse = Warehouse::open(&options(folder).warehouse).unwrap();
+    let warehouse = Warehouse::open(&options(folder).warehouse, &StorageOptions::default()).unwrap();
     let loaded = FilesCatalog::new(&warehouse, "product.events").load().await.unwrap().unwrap();
     let Some(snapshot) = loaded.metadata.current_snapshot() else { return Vec::new() };
     let file_io = warehouse.file_io();

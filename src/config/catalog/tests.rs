@@ -38,11 +38,11 @@ fn each_kind_of_proof_has_its_keys() {
         "{REST}auth = \"oauth2\"\nclient_id = \"esker\"\nclient_secret = \"env:SECRET\"\nscope = \"catalog\"\n"
     ));
     let Auth::OAuth2(oauth2) = oauth2.auth else { panic!("{:?}", oauth2.auth) };
-    assert_eq!(oauth2.client_secret, CredentialSource::Environment("SECRET".to_owned()));
+    assert_eq!(oauth2.client_secret, ValueReference::Environment("SECRET".to_owned()));
     let sigv4 = endpoint(&format!("{REST}auth = \"sigv4\"\nregion = \"eu-west-1\"\nservice = \"glue\"\n"));
     assert_eq!(sigv4.auth, Auth::SigV4 { region: "eu-west-1".to_owned(), service: "glue".to_owned() });
     let bearer = endpoint(&format!("{REST}auth = \"bearer\"\ntoken = \"file:/run/token\"\n"));
-    assert_eq!(bearer.auth, Auth::Bearer { token: CredentialSource::File("/run/token".into()) });
+    assert_eq!(bearer.auth, Auth::Bearer { token: ValueReference::File("/run/token".into()) });
     let google = endpoint(&format!("{REST}auth = \"google\"\nproject = \"acme\"\n"));
     assert_eq!(google.auth, Auth::Google { project: Some("acme".to_owned()) });
 }

@@ -6,16 +6,19 @@
 //! the table, or finds its commit in it, puts the hint right. A writer that slept can only create a version
 //! that nobody had created, and whether that counts is decided by what a later load shows.
 //!
+//! What was read last is kept with its tag, so that a load that finds nothing new costs three small requests: the hint, the
+//! question whether the file still is what it was, and the question whether the next one exists.
+//!
 //! Owns: names and order of metadata files. Does not own: what is in them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode};
 
 use super::{Catalog, CommitOutcome, Loaded};
 use crate::table::error::TableError;
@@ -31,6 +34,17 @@ pub(in crate::table) struct FilesCatalog {
     store: Arc<dyn ObjectStore>,
     metadata_folder: Path,
     table_location: String,
+    last: Mutex<Option<Last>>,
+}
+
+/// What a load found.
+#[derive(Debug, Clone)]
+struct Last {
+    loaded: Loaded,
+    /// The store's tag of that metadata file.
+    e_tag: Option<String>,
+    /// What the hint said then.
+    hint: Option<u64>,
 }
 
 impl FilesCatalog {
@@ -41,6 +55,7 @@ impl FilesCatalog {
             store: warehouse.store(),
             metadata_folder: Path::from(relative.as_str()).join("metadata"),
             table_location: format!("{}/{relative}", warehouse.location()),
+            last: Mutex::new(None),
         }
     }
 
@@ -57,19 +72,31 @@ impl FilesCatalog {
         format!("{}/metadata/v{version}.metadata.json", self.table_location)
     }
 
-    /// Reads one version; None where it does not exist.
-    async fn read(&self, version: u64) -> Result<Option<Loaded>, TableError> {
-        let bytes = match self.store.get(&self.key(version)).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+    fn last(&self) -> Option<Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads one version; None where it does not exist. One that is as it was is not sent again.
+    async fn read(&self, version: u64, last: Option<&Last>) -> Result<Option<Last>, TableError> {
+        let last = last.filter(|last| last.loaded.version == version && last.e_tag.is_some());
+        let options =
+            GetOptions { if_none_match: last.and_then(|last| last.e_tag.clone()), ..GetOptions::default() };
+        let (bytes, e_tag) = match (self.store.get_opts(&self.key(version), options).await, last) {
+            (Ok(found), _) => {
+                let e_tag = found.meta.e_tag.clone();
+                (found.bytes().await?, e_tag)
+            }
+            (Err(object_store::Error::NotModified { .. }), Some(last)) => return Ok(Some(last.clone())),
+            (Err(object_store::Error::NotFound { .. }), _) => return Ok(None),
+            (Err(error), _) => return Err(error.into()),
         };
         let metadata = serde_json::from_slice(&bytes).map_err(|error| TableError::Metadata {
             location: self.location(version),
             problem: error.to_string(),
         })?;
         let metadata_location = self.location(version);
-        Ok(Some(Loaded { metadata: Arc::new(metadata), metadata_location, version }))
+        let loaded = Loaded { metadata: Arc::new(metadata), metadata_location, version };
+        Ok(Some(Last { loaded, e_tag, hint: None }))
     }
 
     async fn exists(&self, version: u64) -> Result<bool, TableError> {
@@ -103,18 +130,37 @@ impl FilesCatalog {
         Ok(versions.max())
     }
 
-    async fn newest_version(&self) -> Result<Option<u64>, TableError> {
-        let mut newest = match self.hint().await? {
-            Some(hint) if self.exists(hint).await? => hint,
-            _ => match self.greatest_listed().await? {
-                Some(version) => version,
+    async fn newest(&self) -> Result<Option<Last>, TableError> {
+        let (last, hint) = (self.last(), self.hint().await?);
+        let known = last.as_ref().map(|last| last.loaded.version);
+        // Without a hint nothing says how far behind `known` is: it may be so far that its successors were cleaned up.
+        let found = match hint {
+            Some(hint) => self.read(known.map_or(hint, |known| known.max(hint)), last.as_ref()).await?,
+            None => None,
+        };
+        let mut found = match found {
+            Some(found) => found,
+            None => match self.greatest_listed().await? {
+                Some(version) => match self.read(version, last.as_ref()).await? {
+                    Some(found) => found,
+                    None => return Ok(None),
+                },
                 None => return Ok(None),
             },
         };
+        let start = found.loaded.version;
+        let mut newest = start;
         while self.exists(newest + 1).await? {
             newest += 1;
         }
-        Ok(Some(newest))
+        if newest > start {
+            match self.read(newest, last.as_ref()).await? {
+                Some(newest) => found = newest,
+                None => return Ok(None),
+            }
+        }
+        found.hint = hint;
+        Ok(Some(found))
     }
 
     async fn put(&self, version: u64, metadata: &TableMetadata) -> Result<CommitOutcome, TableError> {
@@ -154,16 +200,20 @@ impl Catalog for FilesCatalog {
     }
 
     async fn load(&self) -> Result<Option<Loaded>, TableError> {
-        match self.newest_version().await? {
-            Some(version) => self.read(version).await,
-            None => Ok(None),
-        }
+        let found = self.newest().await?;
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&found);
+        Ok(found.map(|found| found.loaded))
     }
 
     /// Writes the hint where a crash, or an answer that was lost, left it behind: readers that go by it would not see what
     /// was committed until the next commit.
     async fn show(&self, loaded: &Loaded) {
-        match self.hint().await {
+        let last = self.last().filter(|last| last.loaded.version == loaded.version);
+        let hint = match last {
+            Some(last) => Ok(last.hint),
+            None => self.hint().await,
+        };
+        match hint {
             Ok(Some(hint)) if hint == loaded.version => {}
             // Another writer was quicker. A hint to nothing is no hint.
             Ok(Some(hint)) if hint > loaded.version && matches!(self.exists(hint).await, Ok(true)) => {}

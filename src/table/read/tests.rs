@@ -33,6 +33,7 @@ impl Fixture {
             catalog: CatalogOptions::Files,
             warehouse: format!("file://{}/warehouse", self.folder.path().display()),
             name: "product.events".to_owned(),
+            storage: Arc::default(),
         }
     }
 

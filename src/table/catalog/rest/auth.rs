@@ -139,7 +139,7 @@ impl Authorizer {
             Proof::Bearer => {
                 if let Auth::Bearer { token } = &self.endpoint.auth {
                     // Read for each request: whoever keeps it fresh replaces the file.
-                    let text = token.read().map_err(|source| CatalogError::Credential {
+                    let text = token.read_word().map_err(|source| CatalogError::Credential {
                         section,
                         key: "token",
                         source,

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use crate::secret::CredentialError;
+use crate::secret::ValueError;
 
 /// Most of a server's own words that a message repeats, characters.
 const WORDS_MAX: usize = 400;
@@ -62,7 +62,7 @@ pub enum CatalogError {
         /// The key.
         key: &'static str,
         /// Why.
-        source: CredentialError,
+        source: ValueError,
     },
     /// No token was given out.
     #[error("{section}.auth = \"oauth2\": {server} gave no token ({problem}); check client_id, client_secret, scope and server")]

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::error::CatalogError;
 use super::session::Session;
-use crate::secret::CredentialSource;
+use crate::secret::ValueReference;
 
 /// Which catalog orders a table's commits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub enum Auth {
     /// A token that something else keeps fresh.
     Bearer {
         /// The token.
-        token: CredentialSource,
+        token: ValueReference,
     },
     /// OAuth 2's client credentials: a token is fetched, and fetched anew before it ends.
     OAuth2(OAuth2),
@@ -77,7 +77,7 @@ pub struct OAuth2 {
     /// Who Esker is.
     pub client_id: String,
     /// The proof.
-    pub client_secret: CredentialSource,
+    pub client_secret: ValueReference,
     /// What the token is to allow.
     pub scope: Option<String>,
     /// Where tokens are fetched; None: at the catalog itself.

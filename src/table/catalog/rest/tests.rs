@@ -16,7 +16,7 @@ use crate::clock::{FixedClock, Ids, RandomIds, SystemClock};
 use crate::columns::TableColumn;
 use crate::datafile::{DataFileWriter, WrittenFile};
 use crate::registry::ColumnType;
-use crate::secret::CredentialSource;
+use crate::secret::ValueReference;
 use crate::table::read::{TableReader, TimeRange};
 use crate::table::{Appended, Table, TableOptions, WalClaim};
 use crate::wal::Position;
@@ -36,10 +36,10 @@ fn columns() -> Vec<TableColumn> {
     ]
 }
 
-fn secret_file(folder: &std::path::Path) -> CredentialSource {
+fn secret_file(folder: &std::path::Path) -> ValueReference {
     let path = folder.join("secret");
     std::fs::write(&path, SECRET).unwrap();
-    CredentialSource::File(path)
+    ValueReference::File(path)
 }
 
 fn endpoint(uri: &str, auth: Auth) -> Endpoint {
@@ -340,7 +340,7 @@ async fn a_bearer_token_is_read_anew_for_each_request() {
     server.require_bearer("first");
     let token = folder.path().join("token");
     std::fs::write(&token, "first\n").unwrap();
-    let auth = Auth::Bearer { token: CredentialSource::File(token.clone()) };
+    let auth = Auth::Bearer { token: ValueReference::File(token.clone()) };
     let options = options(endpoint(server.uri(), auth));
     let table = open_as(&options, &columns()).await.unwrap();
     server.require_bearer("second");
