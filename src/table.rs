@@ -25,8 +25,8 @@ pub(crate) mod tests;
 
 pub use beside::POLICIES_FOLDER;
 use catalog::files::FilesCatalog;
-pub use catalog::rest::{Auth, CatalogError, CatalogOptions, Endpoint, OAuth2, RestCatalogOptions};
 use catalog::rest::RestCatalog;
+pub use catalog::rest::{Auth, CatalogError, CatalogOptions, Endpoint, OAuth2, RestCatalogOptions};
 use catalog::{Catalog, CommitOutcome, Loaded};
 pub use commit::{Appended, WalClaim};
 pub use error::TableError;
@@ -262,19 +262,14 @@ impl Table {
         let metadata = self.loaded().metadata;
         let schema = metadata.current_schema();
         let arrow = iceberg::arrow::schema_to_arrow_schema(schema)?;
-        let policies = arrow
-            .fields()
-            .iter()
-            .map(|field| {
-                let column = self.columns.iter().find(|column| column.name == *field.name());
-                // A column that this registry does not know is all null.
-                column.map_or(ColumnPolicy::default(), |column| ColumnPolicy {
-                    bloom: column.bloom,
-                    bounds: column.bounds,
-                })
-            })
-            .collect();
-        let arrow = with_small_offsets(&arrow);
+        // A column that this registry does not know is left out, and so null to every reader: it may have a type that Esker
+        // does not write.
+        let known = arrow.fields().iter().filter_map(|field| {
+            let column = self.columns.iter().find(|column| column.name == *field.name())?;
+            Some((Arc::clone(field), ColumnPolicy { bloom: column.bloom, bounds: column.bounds }))
+        });
+        let (fields, policies): (Vec<_>, Vec<_>) = known.unzip();
+        let arrow = with_small_offsets(&Schema::new(fields));
         let location = format!("{}/data", metadata.location());
         let relative = location.strip_prefix(self.warehouse.location()).unwrap_or(&location);
         Ok(FileTarget {

@@ -74,7 +74,10 @@ impl RawCatalog {
         }
         let auth = self.auth(section)?;
         let uri = self.uri.ok_or_else(|| {
-            problem(&key("uri"), "is missing; a rest catalog needs its address, for example https://catalog.example.com")
+            problem(
+                &key("uri"),
+                "is missing; a rest catalog needs its address, for example https://catalog.example.com",
+            )
         })?;
         let allow_http = self.allow_http.unwrap_or_default();
         let is_secret = auth != Auth::None;
@@ -134,10 +137,14 @@ impl RawCatalog {
             RawAuth::Sigv4 => &["region", "service"],
             RawAuth::Google => &["project"],
         };
-        let of_any = ["token", "client_id", "client_secret", "scope", "server", "region", "service", "project"];
+        let of_any =
+            ["token", "client_id", "client_secret", "scope", "server", "region", "service", "project"];
         for (name, is_set) in self.set_keys() {
             if is_set && of_any.contains(&name) && !own.contains(&name) {
-                let text = format!("{section}.auth = \"{}\" has no such key; remove it, or change auth", auth.as_str());
+                let text = format!(
+                    "{section}.auth = \"{}\" has no such key; remove it, or change auth",
+                    auth.as_str()
+                );
                 return Err(problem(&key(name), &text));
             }
         }
@@ -148,8 +155,12 @@ impl RawCatalog {
         };
         let secret = |name: &str, value: &Option<String>| {
             // The text may be the secret itself: it is not repeated.
-            let wrong =
-                || problem(&key(name), "a secret is given by reference, file:PATH or env:NAME, never by its value");
+            let wrong = || {
+                problem(
+                    &key(name),
+                    "a secret is given by reference, file:PATH or env:NAME, never by its value",
+                )
+            };
             ValueReference::parse(&needed(name, value)?).ok_or_else(wrong)
         };
         Ok(match auth {
@@ -178,7 +189,9 @@ fn address(key: &str, text: String, must_be_secret: bool) -> Result<String, Conf
     let wrong = |text: &str| Err(problem(key, text));
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some(rest) = rest.filter(|rest| !rest.is_empty() && !rest.contains(['?', '#', ' '])) else {
-        return wrong("must be an http:// or https:// address without a query, for example https://catalog.example.com");
+        return wrong(
+            "must be an http:// or https:// address without a query, for example https://catalog.example.com",
+        );
     };
     let host = rest.split('/').next().unwrap_or_default();
     if host.contains('@') {

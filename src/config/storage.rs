@@ -189,7 +189,10 @@ fn s3(keys: &mut Keys, environment: Environment<'_>) -> Result<S3Options, Config
     };
     let has_kms = matches!(options.encryption, Some(S3Encryption::Kms { .. } | S3Encryption::DsseKms { .. }));
     if options.bucket_key.is_some() && !has_kms {
-        return Err(problem("storage.s3.sse.bucket-key-enabled", "needs s3.sse.type = \"kms\" or \"dsse-kms\""));
+        return Err(problem(
+            "storage.s3.sse.bucket-key-enabled",
+            "needs s3.sse.type = \"kms\" or \"dsse-kms\"",
+        ));
     }
     Ok(options)
 }
@@ -201,10 +204,14 @@ fn s3_credentials(keys: &mut Keys, environment: Environment<'_>) -> Result<S3Cre
     });
     let configured = (id, keys.secret("s3.secret-access-key")?, keys.secret("s3.session-token")?);
     match configured {
-        (Some(KeyId::Plain(id)), _, _) if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_graphic()) => {
+        (Some(KeyId::Plain(id)), _, _)
+            if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_graphic()) =>
+        {
             return Err(problem("storage.s3.access-key-id", "must be one word"));
         }
-        (Some(id), Some(secret), session_token) => return Ok(S3Credentials::Keys { id, secret, session_token }),
+        (Some(id), Some(secret), session_token) => {
+            return Ok(S3Credentials::Keys { id, secret, session_token });
+        }
         (None, None, None) => {}
         _ => {
             return Err(problem(
@@ -218,7 +225,9 @@ fn s3_credentials(keys: &mut Keys, environment: Environment<'_>) -> Result<S3Cre
         let session_token = variable("AWS_SESSION_TOKEN");
         return Ok(S3Credentials::Keys { id: KeyId::Reference(id), secret, session_token });
     }
-    if let (Some(file), Some(role_arn)) = (environment("AWS_WEB_IDENTITY_TOKEN_FILE"), environment("AWS_ROLE_ARN")) {
+    if let (Some(file), Some(role_arn)) =
+        (environment("AWS_WEB_IDENTITY_TOKEN_FILE"), environment("AWS_ROLE_ARN"))
+    {
         let session_name = environment("AWS_ROLE_SESSION_NAME");
         return Ok(S3Credentials::WebIdentity { token_file: PathBuf::from(file), role_arn, session_name });
     }
@@ -322,7 +331,8 @@ mod tests {
         let figment = Figment::new().merge(Toml::string(toml));
         let environment =
             |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        validate(figment.extract().unwrap(), &[warehouse], false, &environment).map_err(|error| error.to_string())
+        validate(figment.extract().unwrap(), &[warehouse], false, &environment)
+            .map_err(|error| error.to_string())
     }
 
     fn s3(toml: &str, variables: &[(&str, &str)]) -> S3Options {
@@ -340,13 +350,19 @@ mod tests {
 
     #[test]
     fn dotted_and_quoted_keys_and_variables_say_the_same() {
-        let dotted = "s3.endpoint = 'http://127.0.0.1:8333/'\ns3.path-style-access = true\ns3.region = 'eu-west-1'";
+        let dotted =
+            "s3.endpoint = 'http://127.0.0.1:8333/'\ns3.path-style-access = true\ns3.region = 'eu-west-1'";
         let quoted = "'s3.endpoint' = 'http://127.0.0.1:8333'\n's3.path-style-access' = 'true'\n's3.region' = 'eu-west-1'";
-        let variables = "[s3]\nendpoint = 'http://127.0.0.1:8333'\npath_style_access = true\nregion = 'eu-west-1'";
+        let variables =
+            "[s3]\nendpoint = 'http://127.0.0.1:8333'\npath_style_access = true\nregion = 'eu-west-1'";
         for toml in [dotted, quoted, variables] {
             let options = s3(toml, &[]);
             assert_eq!(options.endpoint.as_deref(), Some("http://127.0.0.1:8333"), "{toml}");
-            assert_eq!((options.path_style, options.region.as_deref()), (Some(true), Some("eu-west-1")), "{toml}");
+            assert_eq!(
+                (options.path_style, options.region.as_deref()),
+                (Some(true), Some("eu-west-1")),
+                "{toml}"
+            );
         }
     }
 
@@ -382,7 +398,8 @@ mod tests {
         assert_eq!(kind(&[]), S3Credentials::Instance);
         let disabled = read("", "s3://bucket", &[("AWS_EC2_METADATA_DISABLED", "TRUE")]).unwrap_err();
         assert!(disabled.contains("AWS_ACCESS_KEY_ID") && disabled.contains("profiles"), "{disabled}");
-        let options = s3("", &[("AWS_ENDPOINT_URL", "https://s3.example"), ("AWS_REGION", "auto"), keys[0], keys[1]]);
+        let options =
+            s3("", &[("AWS_ENDPOINT_URL", "https://s3.example"), ("AWS_REGION", "auto"), keys[0], keys[1]]);
         assert_eq!(options.endpoint.as_deref(), Some("https://s3.example"));
         assert_eq!(options.region.as_deref(), Some("auto"));
         let gcs = |variables: &[(&str, &str)]| read("", "gs://bucket", variables).unwrap().gcs.credentials;

@@ -149,7 +149,9 @@ pub(super) fn tables(
             }
             (raw, _) => {
                 let catalog = raw.unwrap_or_default().validate("tables.catalog")?;
-                let missing = || problem("tables.warehouse", "is missing; a table with the files catalog needs its own");
+                let missing = || {
+                    problem("tables.warehouse", "is missing; a table with the files catalog needs its own")
+                };
                 placed("tables", other.warehouse, catalog, || Err(missing()))?
             }
         };

@@ -23,6 +23,7 @@ const POLICY_VERSIONS: &str = "esker.policy-versions";
 
 impl Table {
     /// Puts a file into the table's folder, if it is not there; answers whether it was put. One that is there is left alone.
+    /// A managed bucket may refuse it, which is logged.
     ///
     /// # Errors
     /// If the store fails.
@@ -31,6 +32,15 @@ impl Table {
         match self.warehouse.store().put_opts(&key, bytes.into(), PutMode::Create.into()).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(false)
+            }
+            Err(object_store::Error::PermissionDenied { .. }) if self.catalog.manages_storage() => {
+                tracing::warn!(
+                    name,
+                    table = self.catalog.table_location(),
+                    "the table's bucket takes only files that Iceberg knows, so this one is kept in the data directory alone: \
+                     keep a copy of it for as long as the table"
+                );
                 Ok(false)
             }
             Err(error) => Err(error.into()),

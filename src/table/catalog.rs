@@ -47,6 +47,11 @@ pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
     /// given up may still be made after later ones, unless its requirements rule that out.
     fn refuses_any_other_base(&self) -> bool;
 
+    /// True where the catalog may keep a table's folder to files that Iceberg knows, as managed buckets do.
+    fn manages_storage(&self) -> bool {
+        false
+    }
+
     /// The newest metadata; None where there is no table.
     async fn load(&self) -> Result<Option<Loaded>, TableError>;
 

@@ -15,10 +15,10 @@ use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
-use super::{Table, schema};
 use super::catalog::{CommitOutcome, Loaded};
 use super::error::TableError;
 use super::snapshot::{self, Append, Produced};
+use super::{Table, schema};
 use crate::datafile::WrittenFile;
 use crate::wal::Position;
 
@@ -128,7 +128,8 @@ impl Table {
                 return Err(error);
             }
             let produced = self.produce(&base, files, claim, summary).await?;
-            let mut attempt = Lost { metadata_files: produced.metadata_files, main: current, was_refused: false };
+            let mut attempt =
+                Lost { metadata_files: produced.metadata_files, main: current, was_refused: false };
             match self.catalog.commit(&base, &produced.requirements, produced.updates).await {
                 Err(error) => {
                     // A catalog that says no has not made it; of all other errors nothing is supposed.

@@ -131,7 +131,11 @@ impl TableError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Store(_) | Self::Catalog(_) | Self::Contended { .. } | Self::Altered { .. } | Self::Iceberg(_) => true,
+            Self::Store(_)
+            | Self::Catalog(_)
+            | Self::Contended { .. }
+            | Self::Altered { .. }
+            | Self::Iceberg(_) => true,
             Self::Warehouse { .. }
             | Self::Metadata { .. }
             | Self::Foreign { .. }

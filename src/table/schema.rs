@@ -114,6 +114,12 @@ pub(super) fn check_ours(loaded: &Loaded, columns: &[TableColumn]) -> Result<(),
     {
         return foreign(format!("it has no column {}", lacking.name));
     }
+    let is_ours = |name: &str| columns.iter().any(|column| column.name == name);
+    if let Some(demanded) =
+        schema.as_struct().fields().iter().find(|field| field.required && !is_ours(&field.name))
+    {
+        return foreign(format!("it requires the column {}, which Esker does not fill", demanded.name));
+    }
     let partition: Vec<_> = metadata
         .default_partition_spec()
         .fields()

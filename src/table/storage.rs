@@ -90,7 +90,10 @@ impl Warehouse {
 
     /// Opens the storage of a table that a catalog has placed somewhere. Of a bucket it is the whole: which prefixes a table's files
     /// have is the catalog's affair.
-    pub(super) fn of_table(placed: &Placed, options: &StorageOptions) -> std::result::Result<Self, TableError> {
+    pub(super) fn of_table(
+        placed: &Placed,
+        options: &StorageOptions,
+    ) -> std::result::Result<Self, TableError> {
         let location = placed.loaded.metadata.location().trim_end_matches('/');
         let unusable = |problem: String| TableError::Warehouse { location: location.to_owned(), problem };
         let failed = |error: object_store::Error| unusable(said(&error));
@@ -178,7 +181,9 @@ fn divided(path: &str) -> std::result::Result<(&str, Path), String> {
         return Err("names no bucket; it must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX".to_owned());
     }
     let prefix = prefix.trim_end_matches('/');
-    let parsed = Path::parse(prefix).ok().filter(|parsed| parsed.as_ref() == prefix && !prefix.contains(['%', '?', '#']));
+    let parsed = Path::parse(prefix)
+        .ok()
+        .filter(|parsed| parsed.as_ref() == prefix && !prefix.contains(['%', '?', '#']));
     let wrong = || format!("the prefix `{prefix}` must be plain text between single slashes");
     Ok((bucket, parsed.ok_or_else(wrong)?))
 }

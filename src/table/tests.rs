@@ -68,7 +68,11 @@ pub(in crate::table) fn claim(writer_id: Uuid, epoch: u64, from: u64, through: u
     WalClaim { writer_id, epoch, from: Position(from), through: Position(through), commit_id }
 }
 
-pub(in crate::table) async fn append(table: &Table, days: &[i64], claim: &WalClaim) -> Result<Appended, TableError> {
+pub(in crate::table) async fn append(
+    table: &Table,
+    days: &[i64],
+    claim: &WalClaim,
+) -> Result<Appended, TableError> {
     let files = files(table, days).await;
     table.append(&files, claim, &BTreeMap::new()).await
 }

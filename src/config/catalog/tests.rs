@@ -4,9 +4,7 @@ use super::*;
 use crate::config::Config;
 
 fn catalog(text: &str) -> Result<CatalogOptions, String> {
-    Config::from_toml(text)
-        .map(|config| config.tables[0].catalog.clone())
-        .map_err(|error| error.to_string())
+    Config::from_toml(text).map(|config| config.tables[0].catalog.clone()).map_err(|error| error.to_string())
 }
 
 fn endpoint(text: &str) -> Endpoint {
@@ -69,7 +67,8 @@ fn what_does_not_fit_is_named_with_its_key_and_never_shows_a_secret() {
 
 #[test]
 fn a_credential_does_not_travel_in_clear_unless_that_is_said() {
-    let text = "[catalog]\ntype = \"rest\"\nuri = \"http://catalog:8181\"\nauth = \"bearer\"\ntoken = \"env:T\"\n";
+    let text =
+        "[catalog]\ntype = \"rest\"\nuri = \"http://catalog:8181\"\nauth = \"bearer\"\ntoken = \"env:T\"\n";
     let error = catalog(text).unwrap_err();
     assert!(error.contains("catalog.uri") && error.contains("allow_http"), "{error}");
     assert_eq!(endpoint(&format!("{text}allow_http = true\n")).uri, "http://catalog:8181");
@@ -97,7 +96,13 @@ fn another_table_may_have_another_warehouse_or_another_catalog() {
         })
         .collect();
     let here = "http://127.0.0.1:8181";
-    let wanted = [(here, "us"), (here, "us"), (here, "eu"), ("https://far.example", ""), ("files", "file:///srv/near")];
+    let wanted = [
+        (here, "us"),
+        (here, "us"),
+        (here, "eu"),
+        ("https://far.example", ""),
+        ("files", "file:///srv/near"),
+    ];
     assert_eq!(places, wanted.map(|(uri, warehouse)| (uri.to_owned(), warehouse.to_owned())));
 }
 

@@ -111,8 +111,7 @@ impl RestCatalog {
             Some(location) => format!("{location}/{}", name.replace('.', "/")),
             None => format!("{name} in the catalog {}", options.endpoint().uri),
         };
-        let vending =
-            if options.endpoint().vended_credentials { Vending::Unknown } else { Vending::Never };
+        let vending = if options.endpoint().vended_credentials { Vending::Unknown } else { Vending::Never };
         Ok(Self(Arc::new(RestTable {
             session,
             namespace: namespace.to_owned(),
@@ -163,9 +162,7 @@ impl RestTable {
         let delegate = self.wants_credentials();
         let call = Call { delegate, ..Call::get(LOAD, self.path()) };
         let answer = self.session.send(&call).await.map_err(|silence| silence.error)?;
-        if answer.status == StatusCode::NOT_FOUND
-            && Explanation::of(answer.status, &answer.body).is_catalog
-        {
+        if answer.status == StatusCode::NOT_FOUND && Explanation::of(answer.status, &answer.body).is_catalog {
             return Ok(None);
         }
         if !answer.status.is_success() {
@@ -186,9 +183,11 @@ impl RestTable {
     }
 
     fn loaded(&self, body: &[u8]) -> Result<Loaded, TableError> {
-        let answer: LoadAnswer = serde_json::from_slice(body).map_err(|error| self.unreadable(body, &error))?;
+        let answer: LoadAnswer =
+            serde_json::from_slice(body).map_err(|error| self.unreadable(body, &error))?;
         let metadata_location = answer.metadata_location.unwrap_or_default();
-        let version = version_of(&metadata_location).unwrap_or(answer.metadata.metadata_log().len() as u64 + 1);
+        let version =
+            version_of(&metadata_location).unwrap_or(answer.metadata.metadata_log().len() as u64 + 1);
         Ok(Loaded { metadata: Arc::new(answer.metadata), metadata_location, version })
     }
 
@@ -233,7 +232,8 @@ impl RestTable {
             (None, Ok(None)) => Err(TableError::Gone { location: self.place.clone() }),
             (None, Ok(Some(_))) => Err(CatalogError::Answer {
                 action: LOAD,
-                problem: "the credentials of the storage have ended, and the answer has no new ones".to_owned(),
+                problem: "the credentials of the storage have ended, and the answer has no new ones"
+                    .to_owned(),
             }
             .into()),
         }
@@ -280,10 +280,7 @@ impl RestTable {
             "properties": properties,
         });
         if let (Some(location), Some(body)) = (&self.session.endpoint.location, body.as_object_mut()) {
-            body.insert(
-                "location".to_owned(),
-                format!("{location}/{}/{}", self.namespace, self.name).into(),
-            );
+            body.insert("location".to_owned(), format!("{location}/{}/{}", self.namespace, self.name).into());
         }
         Ok(body)
     }
@@ -297,6 +294,10 @@ impl Catalog for RestCatalog {
 
     fn refuses_any_other_base(&self) -> bool {
         false
+    }
+
+    fn manages_storage(&self) -> bool {
+        true
     }
 
     async fn load(&self) -> Result<Option<Loaded>, TableError> {
@@ -316,8 +317,7 @@ impl Catalog for RestCatalog {
             Ok(answer) => answer,
             Err(error) => return Ok(CommitOutcome::Unknown(error)),
         };
-        if answer.status != StatusCode::NOT_FOUND
-            || !Explanation::of(answer.status, &answer.body).is_catalog
+        if answer.status != StatusCode::NOT_FOUND || !Explanation::of(answer.status, &answer.body).is_catalog
         {
             return table.outcome(CREATE, &answer);
         }
@@ -349,17 +349,14 @@ impl Catalog for RestCatalog {
         if requirements.iter().any(|requirement| requirement.check(Some(&base.metadata)).is_err()) {
             return Ok(CommitOutcome::Conflicted);
         }
-        let unserialised = |error: serde_json::Error| CatalogError::Answer {
-            action: COMMIT,
-            problem: error.to_string(),
-        };
+        let unserialised =
+            |error: serde_json::Error| CatalogError::Answer { action: COMMIT, problem: error.to_string() };
         let body = json!({
             "identifier": { "namespace": [table.namespace], "name": table.name },
             "requirements": serde_json::to_value(requirements).map_err(unserialised)?,
             "updates": serde_json::to_value(updates).map_err(unserialised)?,
         });
-        let call =
-            Call { time_max: Some(COMMIT_TIME_MAX), ..Call::post(COMMIT, table.path(), body) };
+        let call = Call { time_max: Some(COMMIT_TIME_MAX), ..Call::post(COMMIT, table.path(), body) };
         match table.post(&call).await? {
             Ok(answer) => table.outcome(COMMIT, &answer),
             Err(error) => Ok(CommitOutcome::Unknown(error)),

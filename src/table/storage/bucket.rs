@@ -17,8 +17,9 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ClientOptions, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, RetryConfig, UploadPart,
+    BackoffConfig, ClientOptions, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    RetryConfig, UploadPart,
 };
 
 use super::fault::{Operation, Place};
@@ -124,10 +125,17 @@ impl ObjectStore for Bucket {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (place, folder) = (Arc::clone(&self.place), folder(prefix));
-        self.repeating.list(prefix).map_err(move |error| place.explain(error, Operation::List, &folder)).boxed()
+        self.repeating
+            .list(prefix)
+            .map_err(move |error| place.explain(error, Operation::List, &folder))
+            .boxed()
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         let (place, folder) = (Arc::clone(&self.place), folder(prefix));
         let found = self.repeating.list_with_offset(prefix, offset);
         found.map_err(move |error| place.explain(error, Operation::List, &folder)).boxed()
@@ -165,7 +173,9 @@ impl fmt::Debug for Upload {
 impl MultipartUpload for Upload {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
         let (place, key, part) = (Arc::clone(&self.place), self.key.clone(), self.inner.put_part(payload));
-        Box::pin(async move { part.await.map_err(|error| place.explain(error, Operation::Put, key.as_ref())) })
+        Box::pin(
+            async move { part.await.map_err(|error| place.explain(error, Operation::Put, key.as_ref())) },
+        )
     }
 
     async fn complete(&mut self) -> Result<PutResult> {

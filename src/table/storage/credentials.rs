@@ -79,7 +79,10 @@ impl CredentialProvider for Keys {
 
     async fn get_credential(&self) -> Result<Arc<AwsCredential>> {
         let word = |reference: &ValueReference| {
-            reference.read_word().map(|word| word.to_string()).map_err(|error| CredentialFault::unreadable(&error))
+            reference
+                .read_word()
+                .map(|word| word.to_string())
+                .map_err(|error| CredentialFault::unreadable(&error))
         };
         Ok(Arc::new(AwsCredential {
             key_id: match &self.id {

@@ -249,7 +249,8 @@ impl Place {
         if answer.text.contains("kms:") {
             return (
                 told("the key management service denies these credentials the encryption key"),
-                "grant kms:GenerateDataKey and kms:Decrypt on the key of s3.sse.key, or of the bucket".to_owned(),
+                "grant kms:GenerateDataKey and kms:Decrypt on the key of s3.sse.key, or of the bucket"
+                    .to_owned(),
             );
         }
         let fix = format!(
@@ -263,7 +264,8 @@ impl Place {
     fn s3_cause(&self, answer: &Answer) -> Option<(String, String)> {
         let both = |cause: &str, fix: &str| Some((cause.to_owned(), fix.to_owned()));
         let redirected = matches!(answer.status, Some(301 | 307)) || answer.text.contains("redirect without");
-        let elsewhere = ["AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"];
+        let elsewhere =
+            ["AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"];
         if redirected || answer.is(&elsewhere) {
             let ours = self.region.as_deref().unwrap_or("us-east-1");
             let fix = match answer.region.as_str() {
@@ -280,7 +282,10 @@ impl Place {
             );
         }
         if answer.is(&["InvalidToken"]) {
-            return both("the session token is not valid", "check s3.session-token: it belongs to the keys beside it");
+            return both(
+                "the session token is not valid",
+                "check s3.session-token: it belongs to the keys beside it",
+            );
         }
         if answer.is(&["RequestTimeTooSkewed", "RequestExpired"]) {
             return both(
@@ -289,7 +294,10 @@ impl Place {
             );
         }
         if answer.is(&["InvalidAccessKeyId"]) {
-            return both("the store does not know this access key", "check s3.access-key-id, and that the key is active");
+            return both(
+                "the store does not know this access key",
+                "check s3.access-key-id, and that the key is active",
+            );
         }
         if answer.is(&["SignatureDoesNotMatch"]) {
             return both(
@@ -306,7 +314,10 @@ impl Place {
     fn gcs_cause(answer: &Answer) -> Option<(String, String)> {
         let both = |cause: &str, fix: &str| Some((cause.to_owned(), fix.to_owned()));
         if answer.is(&["UserProjectMissing", "UserProjectAccountProblem"]) {
-            return both("the requester pays for this bucket", "set gcs.user-project to the project that pays");
+            return both(
+                "the requester pays for this bucket",
+                "set gcs.user-project to the project that pays",
+            );
         }
         if answer.status == Some(401) || answer.is(&["AuthenticationRequired", "InvalidSecurity"]) {
             return both(
@@ -327,7 +338,8 @@ impl Place {
             ),
             HttpErrorKind::Connect => (
                 format!("{endpoint} cannot be reached: {}", short(root)),
-                "check that it runs, that its name resolves, and that its certificate is trusted here".to_owned(),
+                "check that it runs, that its name resolves, and that its certificate is trusted here"
+                    .to_owned(),
             ),
             _ => (
                 format!("the connection to {endpoint} broke: {}", short(root)),

@@ -21,9 +21,14 @@ pub(super) fn open(name: &str, options: &GcsOptions) -> Result<Bucket> {
 
 /// The bucket `name`, with the credentials that a catalog gives out, where it does.
 pub(super) fn open_vended(name: &str, options: &GcsOptions, vended: Option<Credentials>) -> Result<Bucket> {
-    let endpoint = options.endpoint.as_deref().unwrap_or("https://storage.googleapis.com").trim_end_matches('/');
-    let place =
-        Place { provider: Provider::Gcs, bucket: name.to_owned(), endpoint: endpoint.to_owned(), region: None };
+    let endpoint =
+        options.endpoint.as_deref().unwrap_or("https://storage.googleapis.com").trim_end_matches('/');
+    let place = Place {
+        provider: Provider::Gcs,
+        bucket: name.to_owned(),
+        endpoint: endpoint.to_owned(),
+        region: None,
+    };
     let credentials: Credentials = match (vended, &options.credentials) {
         (Some(vended), _) => vended,
         (None, GcsCredentials::Token(token)) => Arc::new(Token(token.clone())),
@@ -63,7 +68,10 @@ fn client(
         (None, GcsCredentials::File(path)) => builder.with_application_credentials(path.to_string_lossy()),
         (None, GcsCredentials::Json(text)) => {
             let text = text.read().map_err(|error| {
-                CredentialFault::error(format!("there are no credentials: {error}"), "see gcs.credentials-json")
+                CredentialFault::error(
+                    format!("there are no credentials: {error}"),
+                    "see gcs.credentials-json",
+                )
             })?;
             builder.with_service_account_key(text.as_str())
         }
@@ -85,7 +93,10 @@ fn refused(error: object_store::Error) -> object_store::Error {
     } else {
         "the Google credentials cannot be used: they are not the JSON of a service account's key".to_owned()
     };
-    CredentialFault::error(cause, "correct gcs.credentials-file, gcs.credentials-json or GOOGLE_APPLICATION_CREDENTIALS")
+    CredentialFault::error(
+        cause,
+        "correct gcs.credentials-file, gcs.credentials-json or GOOGLE_APPLICATION_CREDENTIALS",
+    )
 }
 
 fn advice(credentials: &GcsCredentials) -> (&'static str, &'static str) {

@@ -20,7 +20,9 @@ impl Warehouse {
     pub(in crate::table) async fn probe(&self, folder: &Path, name: &str) -> Result<(), TableError> {
         let store = self.store();
         let key = folder.clone().join(format!("{PROBE_PREFIX}{name}"));
-        let create = |content: &'static [u8]| store.put_opts(&key, Bytes::from_static(content).into(), PutMode::Create.into());
+        let create = |content: &'static [u8]| {
+            store.put_opts(&key, Bytes::from_static(content).into(), PutMode::Create.into())
+        };
         match create(FIRST).await {
             Ok(_) => {}
             // Sent once, and yet it is there: something between here and the store repeats requests.

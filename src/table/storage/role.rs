@@ -53,7 +53,10 @@ impl AssumedRole {
         let client = ReqwestConnector::default().connect(&bucket::client_options(Some(&endpoint)))?;
         let address = format!("{}/", endpoint.trim_end_matches('/'));
         let endpoint = address.parse().map_err(|_| {
-            CredentialFault::error(format!("{endpoint} is no address"), "correct the endpoint of the token service")
+            CredentialFault::error(
+                format!("{endpoint} is no address"),
+                "correct the endpoint of the token service",
+            )
         })?;
         let holds = SESSION.saturating_sub(SPARE);
         Ok(Self { role, by, client, endpoint, region, holds, session: Mutex::new(None) })
@@ -89,7 +92,9 @@ impl AssumedRole {
         }
         let part = |name: &str| between(text, &format!("<{name}>"), &format!("</{name}>")).map(str::to_owned);
         match (part("AccessKeyId"), part("SecretAccessKey"), part("SessionToken")) {
-            (Some(key_id), Some(secret_key), token @ Some(_)) => Ok(AwsCredential { key_id, secret_key, token }),
+            (Some(key_id), Some(secret_key), token @ Some(_)) => {
+                Ok(AwsCredential { key_id, secret_key, token })
+            }
             _ => Err(failed("the token service's answer holds no credentials")),
         }
     }

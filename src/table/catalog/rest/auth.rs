@@ -95,10 +95,7 @@ impl Authorizer {
             Auth::Bearer { .. } => Proof::Bearer,
             Auth::OAuth2(options) => Proof::OAuth2 {
                 options: options.clone(),
-                server: options
-                    .server
-                    .clone()
-                    .unwrap_or_else(|| format!("{}/v1/oauth/tokens", endpoint.uri)),
+                server: options.server.clone().unwrap_or_else(|| format!("{}/v1/oauth/tokens", endpoint.uri)),
                 token: Mutex::default(),
             },
             // The bucket's name is never used: the stores are made for their credentials.
@@ -218,8 +215,7 @@ impl Authorizer {
 
     async fn fetch(&self, http: &Client, options: &OAuth2, server: &str) -> Result<Token, CatalogError> {
         let section = self.endpoint.section;
-        let failed =
-            |problem: String| CatalogError::Token { section, server: server.to_owned(), problem };
+        let failed = |problem: String| CatalogError::Token { section, server: server.to_owned(), problem };
         let secret = options.client_secret.read().map_err(|source| CatalogError::Credential {
             section,
             key: "client_secret",
@@ -247,9 +243,7 @@ impl Authorizer {
         let answer: TokenAnswer = serde_json::from_slice(&body)
             // Not serde's own message, which may repeat a part of the answer.
             .map_err(|_| failed("its answer is not what RFC 6749 has: access_token is missing".to_owned()))?;
-        if let Some(kind) =
-            answer.token_type.as_deref().filter(|kind| !kind.eq_ignore_ascii_case("bearer"))
-        {
+        if let Some(kind) = answer.token_type.as_deref().filter(|kind| !kind.eq_ignore_ascii_case("bearer")) {
             return Err(failed(format!("its token is of the type {}, not bearer", one_line(kind))));
         }
         let life = answer.expires_in.map_or(LIFETIME_UNKNOWN, Duration::from_secs).min(LIFETIME_MAX);

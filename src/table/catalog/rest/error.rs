@@ -13,7 +13,9 @@ const WORDS_MAX: usize = 400;
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// No answer.
-    #[error("{section}.uri = {uri}: the catalog cannot be reached ({problem}); check the address, and that it runs")]
+    #[error(
+        "{section}.uri = {uri}: the catalog cannot be reached ({problem}); check the address, and that it runs"
+    )]
     Unreachable {
         /// The section of the configuration.
         section: &'static str,
@@ -35,7 +37,9 @@ pub enum CatalogError {
         problem: String,
     },
     /// The catalog does not know this warehouse.
-    #[error("{section}.warehouse = {warehouse:?}: the catalog does not take it ({words}); name one of its warehouses")]
+    #[error(
+        "{section}.warehouse = {warehouse:?}: the catalog does not take it ({words}); name one of its warehouses"
+    )]
     Warehouse {
         /// The section of the configuration.
         section: &'static str,
@@ -45,7 +49,9 @@ pub enum CatalogError {
         words: String,
     },
     /// The catalog refuses the credential.
-    #[error("{section}.auth: the catalog refused to {action} ({words}); check the credential, and what it is allowed to do")]
+    #[error(
+        "{section}.auth: the catalog refused to {action} ({words}); check the credential, and what it is allowed to do"
+    )]
     Denied {
         /// The section of the configuration.
         section: &'static str,
@@ -65,7 +71,9 @@ pub enum CatalogError {
         source: ValueError,
     },
     /// No token was given out.
-    #[error("{section}.auth = \"oauth2\": {server} gave no token ({problem}); check client_id, client_secret, scope and server")]
+    #[error(
+        "{section}.auth = \"oauth2\": {server} gave no token ({problem}); check client_id, client_secret, scope and server"
+    )]
     Token {
         /// The section of the configuration.
         section: &'static str,

@@ -99,9 +99,9 @@ impl RestCatalogOptions {
 
     /// The session; the first call makes it.
     pub(super) async fn session(&self) -> Result<Arc<Session>, CatalogError> {
-        let session = self.session.get_or_try_init(|| async {
-            Session::connect(Arc::clone(&self.endpoint)).await.map(Arc::new)
-        });
+        let session = self
+            .session
+            .get_or_try_init(|| async { Session::connect(Arc::clone(&self.endpoint)).await.map(Arc::new) });
         session.await.cloned()
     }
 }

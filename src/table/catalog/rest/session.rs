@@ -114,7 +114,8 @@ impl Session {
         let config: CatalogConfig = serde_json::from_slice(&answer.body)
             .map_err(|_| not_a_catalog("HTTP 200, without the JSON of /v1/config".to_owned()))?;
         let prefix = config.overrides.get("prefix").or_else(|| config.defaults.get("prefix"));
-        if let Some(Some(prefix)) = prefix.filter(|prefix| prefix.as_ref().is_some_and(|text| !text.is_empty()))
+        if let Some(Some(prefix)) =
+            prefix.filter(|prefix| prefix.as_ref().is_some_and(|text| !text.is_empty()))
         {
             // As it came: a catalog that wants slashes escaped has escaped them.
             session.base = format!("{}/{}", session.base, prefix.trim_matches('/'));
@@ -123,10 +124,8 @@ impl Session {
     }
 
     pub(super) async fn send(&self, call: &Call) -> Result<Answer, Silence> {
-        let url = Url::parse(&format!("{}/{}", self.base, call.path)).map_err(|error| Silence {
-            error: self.unreachable(error.to_string()),
-            was_sent: false,
-        })?;
+        let url = Url::parse(&format!("{}/{}", self.base, call.path))
+            .map_err(|error| Silence { error: self.unreachable(error.to_string()), was_sent: false })?;
         self.send_to(url, call).await
     }
 
@@ -164,10 +163,7 @@ impl Session {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         if call.delegate {
-            headers.insert(
-                "x-iceberg-access-delegation",
-                HeaderValue::from_static("vended-credentials"),
-            );
+            headers.insert("x-iceberg-access-delegation", HeaderValue::from_static("vended-credentials"));
         }
         if call.body.is_some() {
             *request.body_mut() = Some(body.to_vec().into());
@@ -193,11 +189,7 @@ impl Session {
     }
 
     fn unreachable(&self, problem: String) -> CatalogError {
-        CatalogError::Unreachable {
-            section: self.endpoint.section,
-            uri: self.endpoint.uri.clone(),
-            problem,
-        }
+        CatalogError::Unreachable { section: self.endpoint.section, uri: self.endpoint.uri.clone(), problem }
     }
 
     fn denied(&self, action: &'static str, words: String) -> CatalogError {

@@ -57,6 +57,7 @@ fn options(endpoint: Endpoint) -> TableOptions {
     TableOptions {
         warehouse: endpoint.warehouse.clone(),
         catalog: CatalogOptions::Rest(RestCatalogOptions::new(endpoint)),
+        storage: Arc::default(),
         name: "product.events".to_owned(),
         retention_days: None,
     }
@@ -72,7 +73,8 @@ async fn open(server: &CatalogServer) -> Result<Table, TableError> {
 
 async fn files(table: &Table, rows: i64) -> Vec<WrittenFile> {
     let mut writer = DataFileWriter::new(table.file_target(RandomIds.next_id()).unwrap());
-    let times = TimestampMicrosecondArray::from_iter_values((0..rows).map(|row| 20_000 * 86_400_000_000 + row));
+    let times =
+        TimestampMicrosecondArray::from_iter_values((0..rows).map(|row| 20_000 * 86_400_000_000 + row));
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("event_name", Arc::new(StringArray::from_iter_values((0..rows).map(|_| "a.b")))),
         ("event_time", Arc::new(times.with_timezone("+00:00"))),
@@ -141,6 +143,34 @@ async fn columns_are_added_and_what_others_did_is_kept() {
     assert_ne!(metadata["refs"]["main"]["snapshot-id"], snapshot);
     assert_eq!(metadata["properties"]["owner"], "data-team");
     assert_eq!(rows(&server).await, 2);
+}
+
+#[tokio::test]
+async fn columns_of_types_that_esker_never_writes_are_left_to_whoever_added_them() {
+    let server = CatalogServer::start().await;
+    let table = open(&server).await.unwrap();
+    append(&table, 2, &claim(RandomIds.next_id(), 1, 1)).await.unwrap();
+    let mut schema = server.metadata()["schemas"][0].clone();
+    let list = json!({ "type": "list", "element-id": 11, "element": "string", "element-required": false });
+    let fields = schema["fields"].as_array_mut().unwrap();
+    // In the middle, so that what is written after it would be off by one.
+    fields.insert(1, json!({ "id": 10, "name": "labels", "type": list, "required": false }));
+    fields.push(json!({ "id": 12, "name": "score", "type": "int", "required": false }));
+    schema["schema-id"] = 1.into();
+    server.change(&json!({ "requirements": [], "updates": [
+        { "action": "add-schema", "schema": schema },
+        { "action": "set-current-schema", "schema-id": -1 },
+    ]}));
+    append(&open(&server).await.unwrap(), 3, &claim(RandomIds.next_id(), 1, 1)).await.unwrap();
+    assert_eq!(rows(&server).await, 5);
+    schema["fields"][1]["required"] = true.into();
+    schema["schema-id"] = 2.into();
+    server.change(&json!({ "requirements": [], "updates": [
+        { "action": "add-schema", "schema": schema },
+        { "action": "set-current-schema", "schema-id": -1 },
+    ]}));
+    let error = open(&server).await.unwrap_err();
+    assert!(error.to_string().contains("requires the column labels"), "{error}");
 }
 
 #[tokio::test]
@@ -313,7 +343,8 @@ async fn a_refused_token_is_replaced_and_the_commit_made_once() {
     let folder = tempfile::tempdir().unwrap();
     let server = CatalogServer::start().await;
     server.require_tokens(SECRET, 3600);
-    let table = open_as(&options(endpoint(server.uri(), oauth2(folder.path(), None))), &columns()).await.unwrap();
+    let table =
+        open_as(&options(endpoint(server.uri(), oauth2(folder.path(), None))), &columns()).await.unwrap();
     server.next_commit(Fault::RevokeTokens);
     let appended = append(&table, 2, &claim(RandomIds.next_id(), 1, 1)).await.unwrap();
     assert_eq!((appended.attempts, server.tokens_given()), (1, 2));
@@ -354,7 +385,8 @@ async fn a_bearer_token_is_read_anew_for_each_request() {
 #[tokio::test]
 async fn what_answers_wrongly_is_told_from_what_does_not_answer() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = open_as(&options(endpoint(&format!("http://{nobody}"), Auth::None)), &columns()).await.unwrap_err();
+    let error =
+        open_as(&options(endpoint(&format!("http://{nobody}"), Auth::None)), &columns()).await.unwrap_err();
     assert!(error.to_string().contains("catalog.uri") && error.to_string().contains("refused"), "{error}");
     let server = CatalogServer::start().await;
     let wrong = endpoint(&format!("{}/elsewhere", server.uri()), Auth::None);
@@ -370,7 +402,10 @@ async fn a_table_that_somebody_else_made_is_refused_with_the_reason() {
     for (change, reason) in [
         (json!({ "format-version": 3, "next-row-id": 0 }), "its format version is v3"),
         (json!({ "format-version": 1 }), "its format version is v1"),
-        (json!({ "partition-specs": [{ "spec-id": 0, "fields": [] }] }), "not partitioned by day(event_time)"),
+        (
+            json!({ "partition-specs": [{ "spec-id": 0, "fields": [] }] }),
+            "not partitioned by day(event_time)",
+        ),
     ] {
         let server = CatalogServer::start().await;
         open(&server).await.unwrap();
@@ -380,7 +415,8 @@ async fn a_table_that_somebody_else_made_is_refused_with_the_reason() {
         assert!(error.to_string().contains("table.name"), "{error}");
     }
     let server = CatalogServer::start().await;
-    let other = [column("event_name", ColumnType::String, true), column("event_time", ColumnType::Timestamp, true)];
+    let other =
+        [column("event_name", ColumnType::String, true), column("event_time", ColumnType::Timestamp, true)];
     open_as(&options(endpoint(server.uri(), Auth::None)), &other).await.unwrap();
     let mut ours = columns();
     ours[2].required = true;
@@ -406,7 +442,8 @@ async fn credentials_are_asked_for_where_they_end_soon_and_only_then() {
     server.vend(grant(HOUR_MS));
     let clock = Arc::new(FixedClock::at(0));
     let CatalogOptions::Rest(rest) = options(endpoint(server.uri(), Auth::None)).catalog else { panic!() };
-    let catalog = RestCatalog::open(&rest, "product.events", Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
+    let catalog =
+        RestCatalog::open(&rest, "product.events", Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
     let placed = catalog.locate().await.unwrap().unwrap();
     let credentials = placed.credentials.as_ref().unwrap();
     let key = || async {
@@ -444,9 +481,7 @@ async fn credentials_are_not_asked_for_where_that_is_switched_off() {
 
 #[test]
 fn the_credential_with_the_longest_prefix_holds() {
-    let credential = |prefix: &str, key: &str| {
-        json!({ "prefix": prefix, "config": { "s3.access-key-id": key, "s3.secret-access-key": "s" } })
-    };
+    let credential = |prefix: &str, key: &str| json!({ "prefix": prefix, "config": { "s3.access-key-id": key, "s3.secret-access-key": "s" } });
     let grant: Grant = serde_json::from_value(json!({
         "config": { "s3.access-key-id": "general", "s3.region": "eu-west-1" },
         "storage-credentials": [
@@ -455,7 +490,10 @@ fn the_credential_with_the_longest_prefix_holds() {
     }))
     .unwrap();
     let properties = grant.properties("s3://b/t/events");
-    assert_eq!((properties["s3.access-key-id"].as_str(), properties["s3.region"].as_str()), ("table", "eu-west-1"));
+    assert_eq!(
+        (properties["s3.access-key-id"].as_str(), properties["s3.region"].as_str()),
+        ("table", "eu-west-1")
+    );
     assert_eq!(grant.properties("gs://x")["s3.access-key-id"], "general");
 }
 

@@ -107,10 +107,10 @@ impl VendedCredentials {
     }
 
     async fn current(&self) -> object_store::Result<Vended> {
-        self.0.vended().await.map_err(|error| object_store::Error::Generic {
-            store: "catalog",
-            source: error.into(),
-        })
+        self.0
+            .vended()
+            .await
+            .map_err(|error| object_store::Error::Generic { store: "catalog", source: error.into() })
     }
 
     fn lacks(what: &'static str) -> object_store::Error {

@@ -139,8 +139,10 @@ fn is_clean(text: &str) {
 
 #[tokio::test]
 async fn each_refusal_of_s3_names_its_cause_and_what_to_do() {
-    let error = |code: &str, more: &str| format!("<Error><Code>{code}</Code><Message>M</Message>{more}</Error>");
-    let mismatch = format!("<StringToSign>{TOKEN}</StringToSign><AWSAccessKeyId>AKIAEXAMPLE</AWSAccessKeyId>");
+    let error =
+        |code: &str, more: &str| format!("<Error><Code>{code}</Code><Message>M</Message>{more}</Error>");
+    let mismatch =
+        format!("<StringToSign>{TOKEN}</StringToSign><AWSAccessKeyId>AKIAEXAMPLE</AWSAccessKeyId>");
     for (status, body, named) in [
         (404, error("NoSuchBucket", ""), ["no bucket bucket", "table.warehouse"]),
         (301, error("PermanentRedirect", ""), ["not in the region us-east-1", "s3.region"]),
@@ -169,7 +171,8 @@ async fn each_refusal_of_s3_names_its_cause_and_what_to_do() {
 
 #[tokio::test]
 async fn each_refusal_of_gcs_names_its_cause_and_what_to_do() {
-    let error = |code: &str| format!("<?xml version='1.0'?><Error><Code>{code}</Code><Message>M</Message></Error>");
+    let error =
+        |code: &str| format!("<?xml version='1.0'?><Error><Code>{code}</Code><Message>M</Message></Error>");
     for (status, body, named) in [
         (404, error("NoSuchBucket"), ["no bucket bucket", "table.warehouse"]),
         (401, error("AuthenticationRequired"), ["access token has expired", "gcs.oauth2.token"]),
@@ -194,7 +197,15 @@ async fn a_denied_call_names_the_permission_of_its_kind() {
     let key = Path::from("k");
     for (is_s3, permissions) in [
         (true, ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket"]),
-        (false, ["storage.objects.get", "storage.objects.create", "storage.objects.delete", "storage.objects.list"]),
+        (
+            false,
+            [
+                "storage.objects.get",
+                "storage.objects.create",
+                "storage.objects.delete",
+                "storage.objects.list",
+            ],
+        ),
     ] {
         for (call, permission) in permissions.into_iter().enumerate() {
             for bulk in [false, true] {
@@ -220,7 +231,9 @@ async fn a_denied_call_names_the_permission_of_its_kind() {
 #[tokio::test]
 async fn a_create_is_sent_once_whatever_the_answer_and_other_calls_again() {
     let key = Path::from("k");
-    for answer in [Some((500, String::new())), Some((503, "<Error><Code>SlowDown</Code></Error>".to_owned())), None] {
+    for answer in
+        [Some((500, String::new())), Some((503, "<Error><Code>SlowDown</Code></Error>".to_owned())), None]
+    {
         for is_s3 in [true, false] {
             let server = Server::answering(vec![answer.clone()]).await;
             let store = if is_s3 { server.s3() } else { server.gcs() };
@@ -255,7 +268,10 @@ async fn an_endpoint_that_is_down_is_named() {
     let store = s3::open("bucket", &options).unwrap();
     let create = store.put_opts(&Path::from("k"), "x".into(), PutMode::Create.into()).await.unwrap_err();
     let text = said(&create);
-    assert!(text.contains(&address) && text.contains("cannot be reached") && text.contains("refused"), "{text}");
+    assert!(
+        text.contains(&address) && text.contains("cannot be reached") && text.contains("refused"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -264,7 +280,11 @@ async fn a_rotated_key_is_followed_and_a_missing_one_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     let credentials = GcsCredentials::Token(ValueReference::File(file.clone()));
-    let options = GcsOptions { endpoint: Some(server.address.clone()), credentials, user_project: Some("payer".to_owned()) };
+    let options = GcsOptions {
+        endpoint: Some(server.address.clone()),
+        credentials,
+        user_project: Some("payer".to_owned()),
+    };
     let store = gcs::open("bucket", &options).unwrap();
     let error = store.get(&Path::from("k")).await.unwrap_err();
     assert!(said(&error).contains("there are no credentials") && said(&error).contains("token"), "{error}");
@@ -330,13 +350,20 @@ async fn a_role_is_taken_on_once_for_its_session_and_its_refusal_named() {
         assert!(server.asked().pop().unwrap().contains("Credential=ASIASESSION/"));
     }
     let [asked] = sts.asked().try_into().unwrap();
-    assert!(asked.contains("Action=AssumeRole&") && asked.contains("RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr"), "{asked}");
+    assert!(
+        asked.contains("Action=AssumeRole&") && asked.contains("RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr"),
+        "{asked}"
+    );
     assert!(asked.contains("ExternalId=a%26b") && asked.contains("/us-east-1/sts/aws4_request"), "{asked}");
-    let mut own = AssumedRole::new(role, s3::credentials("bucket", &server.s3_options()).unwrap(), &options).unwrap();
+    let mut own =
+        AssumedRole::new(role, s3::credentials("bucket", &server.s3_options()).unwrap(), &options).unwrap();
     own.holds = Duration::ZERO;
     assert_eq!(own.get_credential().await.unwrap().key_id, "ASIANEXT");
     let text = said(&own.get_credential().await.unwrap_err());
-    assert!(text.contains("cannot be taken on") && text.contains("AccessDenied") && text.contains("trust policy"), "{text}");
+    assert!(
+        text.contains("cannot be taken on") && text.contains("AccessDenied") && text.contains("trust policy"),
+        "{text}"
+    );
     is_clean(&text);
 }
 
@@ -361,7 +388,10 @@ fn credentials_of_google_that_cannot_be_used_are_named_without_their_text() {
 
 #[test]
 fn nothing_that_holds_credentials_shows_them() {
-    let options = StorageOptions { s3: S3Options { credentials: keys(), ..S3Options::default() }, ..StorageOptions::default() };
+    let options = StorageOptions {
+        s3: S3Options { credentials: keys(), ..S3Options::default() },
+        ..StorageOptions::default()
+    };
     let warehouse = Warehouse::open("s3://bucket/a", &options).unwrap();
     is_clean(&format!("{warehouse:?} {:?}", warehouse.store()));
     assert!(!format!("{options:?}").contains(SECRET));

@@ -93,7 +93,11 @@ async fn lists_and_deletes(store: &dyn ObjectStore, root: &Path) {
         store.put(&key, "x".into()).await.unwrap();
         expected.push(key.to_string());
     }
-    assert_eq!(keys(store, &folder).await, expected, "a list follows a write, over all pages, and ends at the folder");
+    assert_eq!(
+        keys(store, &folder).await,
+        expected,
+        "a list follows a write, over all pages, and ends at the folder"
+    );
     let tops = store.list_with_delimiter(Some(&folder)).await.unwrap();
     assert_eq!((tops.objects.len(), tops.common_prefixes.len()), (0, LISTED));
     for key in expected {
@@ -108,7 +112,10 @@ async fn takes_parts(store: &dyn ObjectStore, key: &Path) {
     let mut upload = store.put_multipart(key).await.unwrap();
     upload.put_part(vec![1; PART].into()).await.unwrap();
     upload.abort().await.unwrap();
-    assert!(matches!(store.head(key).await, Err(Error::NotFound { .. })), "a given up upload leaves no object");
+    assert!(
+        matches!(store.head(key).await, Err(Error::NotFound { .. })),
+        "a given up upload leaves no object"
+    );
     let mut upload = store.put_multipart(key).await.unwrap();
     let parts = [upload.put_part(vec![1; PART].into()), upload.put_part(vec![2; PART].into())];
     // They may end in any order.
@@ -116,7 +123,10 @@ async fn takes_parts(store: &dyn ObjectStore, key: &Path) {
         part.await.unwrap();
     }
     upload.put_part("end".into()).await.unwrap();
-    assert!(matches!(store.head(key).await, Err(Error::NotFound { .. })), "an upload shows when it is complete");
+    assert!(
+        matches!(store.head(key).await, Err(Error::NotFound { .. })),
+        "an upload shows when it is complete"
+    );
     upload.complete().await.unwrap();
     let size = 2 * PART as u64 + 3;
     assert_eq!(store.head(key).await.unwrap().size, size);

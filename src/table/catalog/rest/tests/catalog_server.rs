@@ -10,9 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{Request, Response, StatusCode};
 use axum::routing::any;
-use iceberg::spec::{
-    FormatVersion, SortOrder, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec,
-};
+use iceberg::spec::{FormatVersion, SortOrder, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec};
 use iceberg::{TableCreation, TableRequirement, TableUpdate};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -209,7 +207,9 @@ async fn answer(State(shared): State<Shared>, request: Request<Body>) -> Respons
     }
     if path == "/v1/config" {
         return match parts.uri.query() {
-            Some("warehouse=lake") => reply(200, &json!({ "defaults": {}, "overrides": { "prefix": "lake%2F1" } })),
+            Some("warehouse=lake") => {
+                reply(200, &json!({ "defaults": {}, "overrides": { "prefix": "lake%2F1" } }))
+            }
             _ => refusal(400, "BadRequestException", "no such warehouse"),
         };
     }
@@ -279,13 +279,16 @@ fn create(kept: &mut Kept, folder: &std::path::Path, body: &[u8]) -> Response<Bo
         .name("events".to_owned())
         .location(location)
         .schema(serde_json::from_value(body["schema"].clone()).unwrap())
-        .partition_spec(serde_json::from_value::<UnboundPartitionSpec>(body["partition-spec"].clone()).unwrap())
+        .partition_spec(
+            serde_json::from_value::<UnboundPartitionSpec>(body["partition-spec"].clone()).unwrap(),
+        )
         .sort_order(serde_json::from_value::<SortOrder>(body["write-order"].clone()).unwrap())
-        .properties(properties.into_iter().filter(|(key, _)| key != "format-version").collect::<HashMap<_, _>>())
+        .properties(
+            properties.into_iter().filter(|(key, _)| key != "format-version").collect::<HashMap<_, _>>(),
+        )
         .format_version(FormatVersion::V2)
         .build();
-    let metadata =
-        TableMetadataBuilder::from_table_creation(creation).unwrap().build().unwrap().metadata;
+    let metadata = TableMetadataBuilder::from_table_creation(creation).unwrap().build().unwrap().metadata;
     let metadata = serde_json::to_value(&metadata).unwrap();
     kept.table = Some((metadata.clone(), 1));
     reply(200, &loaded(kept, &metadata, &HashMap::new()))

@@ -52,7 +52,8 @@ impl Signed<'_> {
         let mut headers = self.headers.clone();
         headers.sort();
         let names = headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";");
-        let lines: String = headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
+        let lines: String =
+            headers.iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
         let canonical = [self.method, &path, &query.join("&"), &lines, &names, &self.body_hash].join("\n");
         let day = &self.moment[..8];
         let scope = format!("{day}/{}/{}/aws4_request", self.region, self.service);
@@ -121,8 +122,20 @@ fn requests_carry_that_signature() {
     let token = Some("a-session-token".to_owned());
     for (service, token, path, query, body) in [
         ("glue", None, "/iceberg/v1/config", "warehouse=123456789012", ""),
-        ("glue", token.clone(), "/iceberg/v1/catalogs/1/namespaces/product/tables", "", "{\"name\":\"events\"}"),
-        ("s3tables", token, "/iceberg/v1/arn%3Aaws%3As3tables%3Aeu-west-1%3A1%3Abucket%2Fb/namespaces", "", ""),
+        (
+            "glue",
+            token.clone(),
+            "/iceberg/v1/catalogs/1/namespaces/product/tables",
+            "",
+            "{\"name\":\"events\"}",
+        ),
+        (
+            "s3tables",
+            token,
+            "/iceberg/v1/arn%3Aaws%3As3tables%3Aeu-west-1%3A1%3Abucket%2Fb/namespaces",
+            "",
+            "",
+        ),
     ] {
         let method = if body.is_empty() { Method::GET } else { Method::POST };
         let mut url = Url::parse("https://glue.eu-west-1.amazonaws.com").unwrap();
