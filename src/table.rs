@@ -156,7 +156,7 @@ impl Table {
     ) -> Result<Self, TableError> {
         if let CatalogOptions::Rest(rest) = &options.catalog {
             let catalog = RestCatalog::open(rest, &options.name, Arc::clone(&clock)).await?;
-            Self::set_up(&catalog, options, columns).await?;
+            Self::prepare(&catalog, options, columns).await?;
             // Only now the catalog knows where the table lies, and gives out what opens that place.
             let gone = || TableError::Gone { location: catalog.table_location().to_owned() };
             let placed = catalog.locate().await?.ok_or_else(gone)?;
@@ -170,13 +170,24 @@ impl Table {
         // Before the first own file, so that a start that fails on a full disk can free what an earlier one left.
         warehouse.sweep(catalog.table_location()).await;
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await?;
-        let loaded = Mutex::new(Self::set_up(&catalog, options, columns).await?);
-        let (catalog, columns, altered) = (Arc::new(catalog), columns.to_vec(), AtomicBool::new(false));
+        Self::set_up(Arc::new(catalog), warehouse, options, columns, clock, ids).await
+    }
+
+    async fn set_up(
+        catalog: Arc<dyn Catalog>,
+        warehouse: Warehouse,
+        options: &TableOptions,
+        columns: &[TableColumn],
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn Ids>,
+    ) -> Result<Self, TableError> {
+        let loaded = Mutex::new(Self::prepare(catalog.as_ref(), options, columns).await?);
+        let (columns, altered) = (columns.to_vec(), AtomicBool::new(false));
         Ok(Self { catalog, warehouse, clock, ids, columns, loaded, altered })
     }
 
     /// Makes the table, adds columns, records the retention, as far as that is wanting.
-    async fn set_up(
+    async fn prepare(
         catalog: &dyn Catalog,
         options: &TableOptions,
         columns: &[TableColumn],
