@@ -175,6 +175,7 @@ fn data_file(criterion: &mut Criterion) {
     let options = TableOptions {
         warehouse: format!("file://{}", folder.path().display()),
         name: "product.events".to_owned(),
+        storage: Arc::default(),
         retention_days: None,
     };
     let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(RandomIds));

@@ -39,13 +39,19 @@ enum Command {
     )]
     Serve,
     /// Check the configuration and the registry without touching the data directory or the table.
-    #[command(after_help = "Example:\n  esker check\n  esker --config esker.toml check --format json\n  \
-        esker check --against samples/\n  esker check --against table --baseline policy.json")]
+    #[command(
+        after_help = "Example:\n  esker check\n  esker check --warehouse\n  esker --config esker.toml check --format json\n  \
+        esker check --against samples/\n  esker check --against table --baseline policy.json"
+    )]
     Check {
         /// Tell what this configuration would change: for OTLP/JSON samples (a file or a folder), or for a table (its name;
         /// `table` is the primary). Shows no value. Exit code 1 where `esker serve` would refuse to start.
         #[arg(long, value_name = "TARGET")]
         against: Option<String>,
+        /// Try out the warehouses too, as each start does: create, read, list and delete one small object. Names what is wrong
+        /// with credentials, permissions, the address and the store. Exit code 1 where a warehouse cannot be used.
+        #[arg(long, conflicts_with = "against")]
+        warehouse: bool,
         /// The policy to compare with, a data map in JSON. Without it: the one that the table's newest rows name, else that of
         /// the last start.
         #[arg(long, value_name = "FILE", requires = "against")]
@@ -346,10 +352,12 @@ fn main() -> ExitCode {
             .command
         {
             Command::Serve => app::serve::command(config),
-            Command::Check { against: Some(target), baseline, format } => {
+            Command::Check { against: Some(target), baseline, format, .. } => {
                 app::check::against(&config, &target, baseline.as_deref(), format.into())
             }
-            Command::Check { format, .. } => app::check::command(&config, format.into()),
+            Command::Check { warehouse, format, .. } => {
+                app::check::command(&config, warehouse, format.into())
+            }
             Command::Explain { file, format } => app::explain::command(&config, &file, format.into()),
             Command::Status { format } => app::status::command(&config, format.into()),
             Command::Quarantine(command) => quarantine_command(&config, command),

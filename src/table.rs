@@ -173,6 +173,17 @@ impl Table {
         Self::set_up(Arc::new(catalog), warehouse, options, columns, clock, ids).await
     }
 
+    /// Tries out the warehouse of a table, as each start does: creates, reads, lists and deletes one small object. Leaves
+    /// nothing behind.
+    ///
+    /// # Errors
+    /// If the warehouse cannot be used: why, and what to do.
+    pub async fn probe(options: &TableOptions, ids: &dyn Ids) -> Result<(), TableError> {
+        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
+        let catalog = FilesCatalog::new(&warehouse, &options.name);
+        warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await
+    }
+
     async fn set_up(
         catalog: Arc<dyn Catalog>,
         warehouse: Warehouse,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{AppError, Format, block_on, policies, print, startup, tables};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, RandomIds, SystemClock};
 use crate::columns::Layout;
 use crate::config::{Config, TableConfig};
 use crate::privacy::Gate;
@@ -34,20 +34,27 @@ struct Report {
     attributes_by_privacy: BTreeMap<String, usize>,
     columns: usize,
     notices: Vec<String>,
+    /// Those that were tried out, and can be used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warehouses: Vec<String>,
 }
 
-/// Loads the registry and prints what it declares.
+/// Loads the registry and prints what it declares. With `warehouse`, tries out the warehouses as well.
 ///
 /// # Errors
-/// Every problem of the registry at once; exit code 2.
-pub fn command(config: &Config, format: Format) -> Result<(), AppError> {
+/// Every problem of the registry at once; exit code 2. Where a warehouse cannot be used; exit code 1.
+pub fn command(config: &Config, warehouse: bool, format: Format) -> Result<(), AppError> {
     let registry = Registry::load(&config.schemas)?;
     let registry = Arc::new(registry);
     // A throw-away key: what is checked is whether the rules and the registry agree.
     let key = Keyring::generate(SystemClock.now_micros()).map_err(anyhow::Error::from)?;
     Gate::new(Arc::clone(&registry), &key, startup::gate_options(config))?;
     let columns = Layout::new(&registry).map_err(anyhow::Error::from)?.columns().len();
-    let report = report(config, &registry, columns);
+    let mut report = report(config, &registry, columns);
+    if warehouse {
+        let probe = tables::probe(config, &RandomIds);
+        report.warehouses = block_on(async { Ok(probe.await.map_err(anyhow::Error::from)?) })?;
+    }
     let text = match format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&report).map_err(anyhow::Error::from)?),
         Format::Text => text(&report),
@@ -144,6 +151,7 @@ fn report(config: &Config, registry: &Registry, columns: usize) -> Report {
         attributes_by_privacy,
         columns,
         notices: registry.notices().to_vec(),
+        warehouses: Vec::new(),
     }
 }
 
@@ -157,6 +165,9 @@ fn text(report: &Report) -> String {
     writeln!(text, "  {} events ({})", report.events, list(&report.events_by_category)).ok();
     writeln!(text, "  {} attributes ({})", report.attributes, list(&report.attributes_by_privacy)).ok();
     writeln!(text, "  {} table columns", report.columns).ok();
+    for warehouse in &report.warehouses {
+        writeln!(text, "  {warehouse}: can be used (creates once, reads, lists, deletes)").ok();
+    }
     for notice in &report.notices {
         writeln!(text, "  note: {notice}").ok();
     }

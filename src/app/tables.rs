@@ -127,6 +127,21 @@ async fn abandoned(config: &Config, files: &WalFiles) -> anyhow::Result<Option<(
     Err(TableError::NotThisTable { name: options.name, warehouse, in_table, released }.into())
 }
 
+/// Tries out the warehouse of every table of events, as each start does. Leaves nothing behind.
+///
+/// # Errors
+/// Where one cannot be used: which, why, and what to do.
+pub(super) async fn probe(config: &Config, ids: &dyn Ids) -> Result<Vec<String>, TableError> {
+    let mut usable = Vec::new();
+    for table in &config.tables {
+        Table::probe(&table.into(), ids).await?;
+        if !usable.contains(&table.warehouse) {
+            usable.push(table.warehouse.clone());
+        }
+    }
+    Ok(usable)
+}
+
 /// Looks at every table; None for one that does not exist yet. Makes and changes nothing, and needs no registry: a table
 /// that only some registries ask for is left out where it does not exist.
 pub(super) async fn peek(config: &Config) -> Result<Vec<(String, Option<Peek>)>, TableError> {

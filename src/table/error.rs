@@ -20,9 +20,9 @@ pub enum TableError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// The object store failed.
+    /// The object store failed. The message says all that the error and its sources do, so it is no source itself.
     #[error("{}", super::storage::said(.0))]
-    Store(#[from] object_store::Error),
+    Store(object_store::Error),
     /// The catalog did not do what it was asked.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -124,6 +124,12 @@ pub enum TableError {
         /// Where it was.
         location: String,
     },
+}
+
+impl From<object_store::Error> for TableError {
+    fn from(error: object_store::Error) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl TableError {

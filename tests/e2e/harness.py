@@ -108,8 +108,10 @@ def environment(**more: str) -> dict[str, str]:
 class Esker:
     """One data directory with its configuration, and the process that serves from it, if one runs."""
 
-    def __init__(self, home: Path, schemas: Path = SCHEMAS, executable: Path | None = None, ports=(0, 0, 0), **sections):
+    def __init__(self, home: Path, schemas: Path = SCHEMAS, executable: Path | None = None, ports=(0, 0, 0),
+                 variables: dict[str, str] | None = None, **sections):
         home.mkdir(parents=True, exist_ok=True)
+        self.variables = variables or {}
         self.home, self.data = home, home / "data"
         self.schemas, self.executable = schemas, executable or binary()
         self.ports, self.sections = ports, sections
@@ -148,7 +150,7 @@ class Esker:
         """Starts `serve` without waiting for anything."""
         assert self.process is None or self.process.poll() is not None, "it runs already"
         command = [*wrapper, str(self.executable), "--config", str(self.config), "serve"]
-        popen.setdefault("env", environment())
+        popen.setdefault("env", environment(**self.variables))
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=self.home, **popen)
         return self.process
@@ -226,7 +228,7 @@ class Esker:
     def run(self, *arguments: str, seconds: float = 60, **popen) -> subprocess.CompletedProcess:
         """Another command of the binary with the same configuration."""
         command = [str(self.executable), "--config", str(self.config), *arguments]
-        popen.setdefault("env", environment())
+        popen.setdefault("env", environment(**self.variables))
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=self.home, **popen)
 
     def log(self) -> str:

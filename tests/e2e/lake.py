@@ -47,6 +47,18 @@ def duck() -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def duck_on(lake) -> duckdb.DuckDBPyConnection:
+    """DuckDB, with what it needs to know to read a warehouse in a bucket."""
+    if lake.kind == "local":
+        return duck()
+    connection = duck().cursor()
+    package = __import__("duckdb_extension_httpfs")
+    (path,) = Path(package.__file__).parent.glob(f"extensions/v{duckdb.__version__}/httpfs.duckdb_extension")
+    connection.execute(f"LOAD '{path}'")
+    connection.execute(f"CREATE OR REPLACE SECRET lake ({lake.duckdb_secret})")
+    return connection
+
+
 def query(table: Path, sql: str) -> list[tuple]:
     """Runs SQL in DuckDB, in which `events` is the table in this folder."""
     return duck().execute(sql.replace("events", f"iceberg_scan('{table}')", 1)).fetchall()

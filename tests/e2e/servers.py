@@ -3,6 +3,7 @@
 Owns: their ports, folders, deadlines and ends. Does not own: what is stored in them.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from gcs_fake import GcsFake
 from harness import free_ports, wait_until
 
 START_SECONDS = 60
-STOP_SECONDS = 20
+# SeaweedFS takes half a minute to stop politely, and nobody needs what it holds.
+STOP_SECONDS = 5
 BUCKET = "lake"
 ACCESS_KEY, SECRET_KEY = "admin", "secretkey"
+NUMBERS = itertools.count()
 
 
 def script(name: str) -> str:
@@ -75,6 +78,7 @@ class Server:
         def made():
             try:
                 self.s3().create_bucket(Bucket=name)
+                self.s3().put_object(Bucket=name, Key="ready", Body=b"x")
             except Exception as error:  # noqa: BLE001 - SeaweedFS answers before all of it is ready
                 print(f"{name}: {error}")
                 return False
@@ -91,7 +95,7 @@ def seaweedfs(folder: Path) -> Server:
     data.mkdir()
     command = [script("weed"), f"-logdir={folder}", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
                "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=40", "-s3.port.iceberg=0",
-               "-s3.port.lance=0", f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock"]
+               "-s3.port.lance=0", "-s3.autoCreateBucket=false", f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock"]
     command += [f"-{name}.port={port}" for name, port in ports.items()]
     command += [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
@@ -109,8 +113,9 @@ class Lake:
 
     def __init__(self, kind: str, server, folder: Path):
         self.kind, self.server, self.folder = kind, server, folder
+        self.prefix = f"deep/lake-{next(NUMBERS)}"
         scheme = {"gcs": "gs", "local": "file"}.get(kind, "s3")
-        self.warehouse = f"file://{folder}/warehouse" if kind == "local" else f"{scheme}://{BUCKET}/deep/lake"
+        self.warehouse = f"file://{folder}/warehouse" if kind == "local" else f"{scheme}://{BUCKET}/{self.prefix}"
 
     @property
     def storage(self) -> dict:
@@ -126,9 +131,28 @@ class Lake:
     def secrets(self) -> dict[str, str]:
         return {"TEST_S3_SECRET": SECRET_KEY, "TEST_GCS_TOKEN": "ya29.test-token"}
 
+    @property
+    def pyiceberg(self) -> dict[str, str]:
+        """The same for PyIceberg."""
+        match self.kind:
+            case "local":
+                return {}
+            case "gcs":
+                host = self.server.url
+                return {"gcs.service.host": host, "gcs.oauth2.token": "ya29.test-token",
+                        "gcs.oauth2.token-expires-at": "4102444800000", "gcs.project-id": "test"}
+        return {"s3.endpoint": self.server.url, "s3.region": "us-east-1", "s3.access-key-id": ACCESS_KEY,
+                "s3.secret-access-key": SECRET_KEY}
+
+    @property
+    def duckdb_secret(self) -> str:
+        host = self.server.url.removeprefix("http://")
+        return (f"TYPE s3, KEY_ID '{ACCESS_KEY}', SECRET '{SECRET_KEY}', ENDPOINT '{host}', URL_STYLE 'path', "
+                "USE_SSL false, REGION 'us-east-1'")
+
     def keys(self, under: str = "") -> list[str]:
         """The names of the objects in the warehouse."""
-        prefix = f"deep/lake/{under}"
+        prefix = f"{self.prefix}/{under}"
         if self.kind == "local":
             root = self.folder / "warehouse"
             return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
@@ -137,14 +161,14 @@ class Lake:
         else:
             pages = self.server.s3().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
             found = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return sorted(name.removeprefix("deep/lake/") for name in found)
+        return sorted(name.removeprefix(f"{self.prefix}/") for name in found)
 
     def text(self, name: str) -> str:
         if self.kind == "local":
             return (self.folder / "warehouse" / name).read_text()
         if self.kind == "gcs":
-            return self.server.buckets[BUCKET][f"deep/lake/{name}"].data.decode()
-        return self.server.s3().get_object(Bucket=BUCKET, Key=f"deep/lake/{name}")["Body"].read().decode()
+            return self.server.buckets[BUCKET][f"{self.prefix}/{name}"].data.decode()
+        return self.server.s3().get_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}")["Body"].read().decode()
 
 
 def gcs() -> GcsFake:

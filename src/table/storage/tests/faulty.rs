@@ -182,7 +182,7 @@ impl ObjectStore for Faulty {
     fn delete_stream(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let state = Arc::clone(&self.state);
         let counted = keys.inspect_ok(move |key| {
-            drop(Self::called(&state, format!("delete {key}")));
+            Self::called(&state, format!("delete {key}"));
         });
         self.inner.delete_stream(counted.boxed())
     }
@@ -244,7 +244,7 @@ impl MultipartUpload for Upload {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        drop(Faulty::called(&self.state, format!("abort {}", self.key)));
+        Faulty::called(&self.state, format!("abort {}", self.key));
         self.inner.abort().await
     }
 }
