@@ -174,11 +174,15 @@ impl Table {
     }
 
     /// Tries out the warehouse of a table, as each start does: creates, reads, lists and deletes one small object. Leaves
-    /// nothing behind.
+    /// nothing behind. A REST catalog is asked for the table instead: only it knows where that lies.
     ///
     /// # Errors
     /// If the warehouse cannot be used: why, and what to do.
     pub async fn probe(options: &TableOptions, ids: &dyn Ids) -> Result<(), TableError> {
+        if let CatalogOptions::Rest(rest) = &options.catalog {
+            RestCatalog::open(rest, &options.name, Arc::new(SystemClock)).await?.load().await?;
+            return Ok(());
+        }
         let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await

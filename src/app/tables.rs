@@ -14,7 +14,7 @@ use crate::config::tables::withdrawals_name;
 use crate::config::{Config, TableConfig};
 use crate::flush::{Destination, Destinations, TableKind};
 use crate::registry::Registry;
-use crate::table::{Peek, Table, TableError, TableOptions, TableStatus, WalClaim};
+use crate::table::{CatalogOptions, Peek, Table, TableError, TableOptions, TableStatus, WalClaim};
 use crate::wal::{OnDamage, Position, WalFiles, WriterIdentity};
 
 /// A table of the configuration, as `esker status` shows it.
@@ -127,7 +127,8 @@ async fn abandoned(config: &Config, files: &WalFiles) -> anyhow::Result<Option<(
     Err(TableError::NotThisTable { name: options.name, warehouse, in_table, released }.into())
 }
 
-/// Tries out the warehouse of every table of events, as each start does. Leaves nothing behind.
+/// Tries out the warehouse of every table of events, as each start does, and names those that can be used. Leaves nothing behind.
+/// A REST catalog is asked for its tables, and is not among the warehouses.
 ///
 /// # Errors
 /// Where one cannot be used: which, why, and what to do.
@@ -135,7 +136,7 @@ pub(super) async fn probe(config: &Config, ids: &dyn Ids) -> Result<Vec<String>,
     let mut usable = Vec::new();
     for table in &config.tables {
         Table::probe(&table.into(), ids).await?;
-        if !usable.contains(&table.warehouse) {
+        if table.catalog == CatalogOptions::Files && !usable.contains(&table.warehouse) {
             usable.push(table.warehouse.clone());
         }
     }
