@@ -175,6 +175,7 @@ fn data_file(criterion: &mut Criterion) {
     let options = TableOptions {
         warehouse: format!("file://{}", folder.path().display()),
         name: "product.events".to_owned(),
+        catalog: esker::table::CatalogOptions::Files,
         storage: Arc::default(),
         retention_days: None,
     };

@@ -12,6 +12,7 @@ use figment::providers::{Env, Format, Toml};
 use figment::value::UncasedStr;
 
 pub mod access;
+mod catalog;
 pub mod quarantine;
 mod consent;
 pub mod maintain;

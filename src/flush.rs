@@ -269,8 +269,13 @@ impl Flusher {
         };
         while let Some(part) = round.parts.pop_front() {
             if let Err(error) = self.commit(&part).await {
-                if matches!(error, FlushError::Table(TableError::FilesTooOld { .. })) {
-                    // The next attempt reads the WAL again, and writes anew what no table holds yet.
+                if matches!(
+                    error,
+                    FlushError::Table(TableError::FilesTooOld { .. } | TableError::Altered { .. })
+                ) {
+                    // They are too old, or were written for columns that are not there any more. The WAL still has the rows: the next
+                    // attempt reads it again, and writes anew what no table holds yet. Should the outcome of an earlier attempt be
+                    // unknown, the table tells it before they are committed.
                     return Err(error);
                 }
                 // The files stay: their commit may yet be found in the table, and a repeated attempt uses them again. What
@@ -337,6 +342,9 @@ impl Flusher {
     async fn write_files(&self) -> Result<Option<Round>, FlushError> {
         let commit_id = self.parts.ids.next_id();
         let tables = self.parts.destinations.tables();
+        for table in tables {
+            table.conform().await?;
+        }
         let targets =
             tables.iter().map(|table| table.file_target(commit_id)).collect::<Result<Vec<_>, _>>()?;
         // A new segment begins here, so that all that is read now can be removed once it is committed.

@@ -3,6 +3,7 @@
 //!
 //! Owns: storage by location, the catalogs, metadata, snapshots. Does not own: when to flush, what a file contains.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::{DataType, Schema};
@@ -27,6 +28,8 @@ pub(crate) mod tests;
 pub use beside::POLICIES_FOLDER;
 pub use care::{Expired, History, Needed, Reference, SnapshotFacts, StoredFile};
 use catalog::files::FilesCatalog;
+use catalog::rest::RestCatalog;
+pub use catalog::rest::{Auth, CatalogError, CatalogOptions, Endpoint, OAuth2, RestCatalogOptions};
 use catalog::{Catalog, CommitOutcome, Loaded};
 pub use catalog::{Version, Versions};
 pub use commit::{Appended, WalClaim};
@@ -37,7 +40,7 @@ pub use storage::{
     AssumeRole, GcsCredentials, GcsOptions, KeyId, S3Credentials, S3Encryption, S3Options, StorageOptions,
 };
 
-use crate::clock::{Clock, Ids};
+use crate::clock::{Clock, Ids, SystemClock};
 use crate::columns::TableColumn;
 use crate::datafile::{ColumnPolicy, FileTarget};
 use crate::wal::Position;
@@ -48,8 +51,11 @@ const SET_UP_ATTEMPTS_MAX: u32 = 20;
 /// Which table.
 #[derive(Debug, Clone)]
 pub struct TableOptions {
-    /// The warehouse's location: `file://PATH`, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`.
+    /// The warehouse's location: `file://PATH`, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`; with a REST catalog, its name
+    /// there.
     pub warehouse: String,
+    /// What orders its commits.
+    pub catalog: CatalogOptions,
     /// What its store needs to know.
     pub storage: Arc<StorageOptions>,
     /// `namespace.table`.
@@ -59,10 +65,53 @@ pub struct TableOptions {
 }
 
 impl TableOptions {
+    /// Where the table is looked for, in words.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.catalog {
+            CatalogOptions::Files => self.warehouse.clone(),
+            CatalogOptions::Rest(rest) if self.warehouse.is_empty() => {
+                format!("the catalog {}", rest.endpoint().uri)
+            }
+            CatalogOptions::Rest(rest) => {
+                format!("the warehouse {} of the catalog {}", self.warehouse, rest.endpoint().uri)
+            }
+        }
+    }
+
     /// False where the warehouse is a local folder that does not exist: opening it would make it.
     fn has_warehouse(&self) -> bool {
-        self.warehouse.strip_prefix("file://").is_none_or(|path| std::path::Path::new(path).exists())
+        matches!(self.catalog, CatalogOptions::Rest(_))
+            || self.warehouse.strip_prefix("file://").is_none_or(|path| std::path::Path::new(path).exists())
     }
+
+    /// The table, its catalog and its storage, if there is one. Makes nothing.
+    async fn look(&self) -> Result<Option<Found>, TableError> {
+        if !self.has_warehouse() {
+            return Ok(None);
+        }
+        match &self.catalog {
+            CatalogOptions::Files => {
+                let warehouse = Warehouse::open(&self.warehouse, &self.storage)?;
+                let catalog = FilesCatalog::new(&warehouse, &self.name);
+                let loaded = catalog.load().await?;
+                Ok(loaded.map(|loaded| Found { catalog: Arc::new(catalog), warehouse, loaded }))
+            }
+            CatalogOptions::Rest(rest) => {
+                let catalog = RestCatalog::open(rest, &self.name, Arc::new(SystemClock)).await?;
+                let Some(placed) = catalog.locate().await? else { return Ok(None) };
+                let warehouse = Warehouse::of_table(&placed, &self.storage)?;
+                Ok(Some(Found { catalog: Arc::new(catalog), warehouse, loaded: placed.loaded }))
+            }
+        }
+    }
+}
+
+/// A table that is there.
+struct Found {
+    catalog: Arc<dyn Catalog>,
+    warehouse: Warehouse,
+    loaded: Loaded,
 }
 
 /// The table as `esker status` shows it.
@@ -102,6 +151,8 @@ pub struct Table {
     columns: Vec<TableColumn>,
     /// As last read.
     loaded: Mutex<Loaded>,
+    /// True where the last commit found that somebody had altered the table.
+    altered: AtomicBool,
 }
 
 impl Table {
@@ -115,6 +166,17 @@ impl Table {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Result<Self, TableError> {
+        if let CatalogOptions::Rest(rest) = &options.catalog {
+            let catalog = RestCatalog::open(rest, &options.name, Arc::clone(&clock)).await?;
+            Self::prepare(&catalog, options, columns).await?;
+            // Only now the catalog knows where the table lies, and gives out what opens that place.
+            let gone = || TableError::Gone { location: catalog.table_location().to_owned() };
+            let placed = catalog.locate().await?.ok_or_else(gone)?;
+            let warehouse = Warehouse::of_table(&placed, &options.storage)?;
+            let (columns, loaded) = (columns.to_vec(), Mutex::new(placed.loaded));
+            let (catalog, altered) = (Arc::new(catalog), AtomicBool::new(false));
+            return Ok(Self { catalog, warehouse, clock, ids, columns, loaded, altered });
+        }
         let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         // Before the first own file, so that a start that fails on a full disk can free what an earlier one left.
@@ -124,11 +186,15 @@ impl Table {
     }
 
     /// Tries out the warehouse of a table, as each start does: creates, reads, lists and deletes one small object. Leaves
-    /// nothing behind.
+    /// nothing behind. A REST catalog is asked for the table instead: only it knows where that lies.
     ///
     /// # Errors
     /// If the warehouse cannot be used: why, and what to do.
     pub async fn probe(options: &TableOptions, ids: &dyn Ids) -> Result<(), TableError> {
+        if let CatalogOptions::Rest(rest) = &options.catalog {
+            RestCatalog::open(rest, &options.name, Arc::new(SystemClock)).await?.load().await?;
+            return Ok(());
+        }
         let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
         let catalog = FilesCatalog::new(&warehouse, &options.name);
         warehouse.probe(catalog.metadata_folder(), &ids.next_id().simple().to_string()).await
@@ -142,6 +208,17 @@ impl Table {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Result<Self, TableError> {
+        let loaded = Mutex::new(Self::prepare(catalog.as_ref(), options, columns).await?);
+        let (columns, altered) = (columns.to_vec(), AtomicBool::new(false));
+        Ok(Self { catalog, warehouse, clock, ids, columns, loaded, altered })
+    }
+
+    /// Makes the table, adds columns, records the retention, as far as that is wanting.
+    async fn prepare(
+        catalog: &dyn Catalog,
+        options: &TableOptions,
+        columns: &[TableColumn],
+    ) -> Result<Loaded, TableError> {
         for _ in 0..SET_UP_ATTEMPTS_MAX {
             let outcome = match catalog.load().await? {
                 None => {
@@ -155,9 +232,7 @@ impl Table {
                         Some(change) => catalog.commit(&loaded, &change.requirements, change.updates).await?,
                         None => {
                             catalog.show(&loaded).await;
-                            let columns = columns.to_vec();
-                            let loaded = Mutex::new(loaded);
-                            return Ok(Self { catalog, warehouse, clock, ids, columns, loaded });
+                            return Ok(loaded);
                         }
                     }
                 }
@@ -173,16 +248,42 @@ impl Table {
         Err(TableError::Contended { attempts: SET_UP_ATTEMPTS_MAX })
     }
 
+    /// Where a commit was refused because somebody had altered the table: adds the columns that are gone from it, as new ones.
+    /// Rows that were written for the columns before do not fit any more.
+    ///
+    /// # Errors
+    /// [`TableError::Altered`] where more than columns is different.
+    pub async fn conform(&self) -> Result<(), TableError> {
+        if !self.altered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        for _ in 0..SET_UP_ATTEMPTS_MAX {
+            let loaded = self.reload().await?;
+            let Some(change) = schema::evolution(&loaded, &self.columns)? else {
+                schema::check_unaltered(&loaded, &self.columns)?;
+                self.altered.store(false, Ordering::Relaxed);
+                return Ok(());
+            };
+            if let CommitOutcome::Unknown(error) =
+                self.catalog.commit(&loaded, &change.requirements, change.updates).await?
+            {
+                tracing::warn!(%error, "the outcome of adding columns is unknown; reading the table");
+            }
+        }
+        Err(TableError::Contended { attempts: SET_UP_ATTEMPTS_MAX })
+    }
+
     /// Reads the table's status, if there is a table. Makes and changes nothing.
     ///
     /// # Errors
     /// If the warehouse or the metadata cannot be read.
     pub async fn peek(options: &TableOptions) -> Result<Option<Peek>, TableError> {
-        if !options.has_warehouse() {
-            return Ok(None);
+        if let CatalogOptions::Rest(rest) = &options.catalog {
+            // The metadata is in the catalog's answer: the storage is not opened.
+            let catalog = RestCatalog::open(rest, &options.name, Arc::new(SystemClock)).await?;
+            return Ok(catalog.load().await?.map(Peek));
         }
-        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
-        Ok(FilesCatalog::new(&warehouse, &options.name).load().await?.map(Peek))
+        Ok(options.look().await?.map(|found| Peek(found.loaded)))
     }
 
     /// The last epoch and position of a writer that the table held when it was last read.
@@ -199,19 +300,14 @@ impl Table {
         let metadata = self.loaded().metadata;
         let schema = metadata.current_schema();
         let arrow = iceberg::arrow::schema_to_arrow_schema(schema)?;
-        let policies = arrow
-            .fields()
-            .iter()
-            .map(|field| {
-                let column = self.columns.iter().find(|column| column.name == *field.name());
-                // A column that this registry does not know is all null.
-                column.map_or(ColumnPolicy::default(), |column| ColumnPolicy {
-                    bloom: column.bloom,
-                    bounds: column.bounds,
-                })
-            })
-            .collect();
-        let arrow = with_small_offsets(&arrow);
+        // A column that this registry does not know is left out, and so null to every reader: it may have a type that Esker
+        // does not write.
+        let known = arrow.fields().iter().filter_map(|field| {
+            let column = self.columns.iter().find(|column| column.name == *field.name())?;
+            Some((Arc::clone(field), ColumnPolicy { bloom: column.bloom, bounds: column.bounds }))
+        });
+        let (fields, policies): (Vec<_>, Vec<_>) = known.unzip();
+        let arrow = with_small_offsets(&Schema::new(fields));
         let location = format!("{}/data", metadata.location());
         let relative = location.strip_prefix(self.warehouse.location()).unwrap_or(&location);
         Ok(FileTarget {

@@ -218,6 +218,7 @@ fn listed(batch: &RecordBatch, row: usize) -> anyhow::Result<Listed> {
 fn table_options(config: &Config) -> TableOptions {
     TableOptions {
         warehouse: config.tables.first().map(|primary| primary.warehouse.clone()).unwrap_or_default(),
+        catalog: config.tables.first().map(|primary| primary.catalog.clone()).unwrap_or_default(),
         storage: config.tables.first().map(|primary| Arc::clone(&primary.storage)).unwrap_or_default(),
         name: config.quarantine.table.clone(),
         retention_days: None,

@@ -16,7 +16,7 @@ use crate::datafile::date_of;
 use crate::flush::{Destination, Destinations, TableKind};
 use crate::maintain::retain::first_day_kept;
 use crate::registry::Registry;
-use crate::table::{Peek, Table, TableError, TableOptions, TableStatus, WalClaim};
+use crate::table::{CatalogOptions, Peek, Table, TableError, TableOptions, TableStatus, WalClaim};
 use crate::wal::{OnDamage, Position, WalFiles, WriterIdentity};
 
 /// A table of the configuration, as `esker status` shows it.
@@ -55,6 +55,7 @@ impl From<&TableConfig> for TableOptions {
     fn from(table: &TableConfig) -> Self {
         Self {
             warehouse: table.warehouse.clone(),
+            catalog: table.catalog.clone(),
             storage: Arc::clone(&table.storage),
             name: table.name.clone(),
             retention_days: table.retention_days,
@@ -160,11 +161,12 @@ async fn abandoned(config: &Config, files: &WalFiles) -> anyhow::Result<Option<(
     if config.wal.on_damage == OnDamage::SetAside {
         return Ok(Some((in_table.next(), released)));
     }
-    let TableOptions { name, warehouse, .. } = options;
-    Err(TableError::NotThisTable { name, warehouse, in_table, released }.into())
+    let warehouse = options.place();
+    Err(TableError::NotThisTable { name: options.name, warehouse, in_table, released }.into())
 }
 
-/// Tries out the warehouse of every table of events, as each start does. Leaves nothing behind.
+/// Tries out the warehouse of every table of events, as each start does, and names those that can be used. Leaves nothing behind.
+/// A REST catalog is asked for its tables, and is not among the warehouses.
 ///
 /// # Errors
 /// Where one cannot be used: which, why, and what to do.
@@ -172,7 +174,7 @@ pub(super) async fn probe(config: &Config, ids: &dyn Ids) -> Result<Vec<String>,
     let mut usable = Vec::new();
     for table in &config.tables {
         Table::probe(&table.into(), ids).await?;
-        if !usable.contains(&table.warehouse) {
+        if table.catalog == CatalogOptions::Files && !usable.contains(&table.warehouse) {
             usable.push(table.warehouse.clone());
         }
     }

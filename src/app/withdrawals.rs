@@ -35,6 +35,7 @@ pub(super) fn table(config: &Config) -> TableOptions {
     let primary = config.tables.first();
     TableOptions {
         warehouse: primary.map(|primary| primary.warehouse.clone()).unwrap_or_default(),
+        catalog: primary.map(|primary| primary.catalog.clone()).unwrap_or_default(),
         storage: primary.map(|primary| Arc::clone(&primary.storage)).unwrap_or_default(),
         name: primary.map(|primary| withdrawals_name(&primary.name)).unwrap_or_default(),
         retention_days: None,

@@ -11,14 +11,18 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::access::{AccessConfig, RawTls};
+use super::catalog::RawCatalog;
 use super::consent::RawConsent;
 use super::maintain::RawMaintain;
 use super::quarantine::RawQuarantine;
 use super::storage;
 use super::tables::{self, RawOtherTable, RawRoute, RawTable};
-use super::{Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, WalConfig};
+use super::{
+    Config, ConfigError, FlushConfig, PrivacyConfig, ReceiveConfig, SecretReference, TableConfig, WalConfig,
+};
 use crate::privacy::{Destination, LevelTreatments, Rules};
 use crate::receive::decode::{Rule, Source};
+use crate::table::CatalogOptions;
 use crate::wal::OnDamage;
 
 /// The largest frame of the WAL: what the largest request can become.
@@ -116,18 +120,6 @@ enum RawOnDamage {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawCatalog {
-    r#type: CatalogType,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum CatalogType {
-    Files,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct RawFlush {
     #[serde(with = "humantime_serde")]
     max_age: Duration,
@@ -219,12 +211,6 @@ impl Default for RawWal {
     }
 }
 
-impl Default for RawCatalog {
-    fn default() -> Self {
-        Self { r#type: CatalogType::Files }
-    }
-}
-
 impl Default for RawFlush {
     fn default() -> Self {
         Self { max_age: Duration::from_secs(30), max_bytes: ByteSize::mib(256) }
@@ -246,17 +232,19 @@ impl Default for RawLog {
 impl RawConfig {
     /// Checks every value on its own and against the others.
     pub(super) fn validate(self) -> Result<Config, ConfigError> {
-        match self.catalog.r#type {
-            CatalogType::Files => {}
-        }
+        let catalog = self.catalog.validate("catalog")?;
         let key = match &self.privacy.key {
             None => SecretReference::File(self.data_dir.join("esker.key")),
             Some(text) => secret_reference("privacy.key", text)?,
         };
         let beside_the_log = || format!("file://{}/warehouse", self.data_dir.display());
-        let mut tables = tables::tables(self.table, self.tables, beside_the_log)?;
-        let warehouses: Vec<_> = tables.iter().map(|table| table.warehouse.as_str()).collect();
-        let storage = Arc::new(storage::validate(self.storage, &warehouses, &storage::environment)?);
+        let mut tables = tables::tables(self.table, self.tables, &catalog, beside_the_log)?;
+        let is_rest = |table: &&TableConfig| matches!(table.catalog, CatalogOptions::Rest(_));
+        let folders: Vec<_> =
+            tables.iter().filter(|table| !is_rest(table)).map(|table| table.warehouse.as_str()).collect();
+        let anywhere = tables.iter().any(|table| is_rest(&table));
+        let storage = storage::validate(self.storage, &folders, anywhere, &storage::environment)?;
+        let storage = Arc::new(storage);
         tables.iter_mut().for_each(|table| table.storage = Arc::clone(&storage));
         let routes = tables::routes(self.routes, &tables)?;
         let quarantine = self.quarantine.validate(&tables)?;

@@ -47,10 +47,12 @@ pub(super) fn environment(name: &str) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
-/// Checks the section. `warehouses` are the locations that are in use: a key that none of them needs is a mistake.
+/// Checks the section. `warehouses` are the locations that are in use: a key that none of them needs is a mistake. `anywhere`
+/// where a catalog decides where tables lie: then each key may be needed.
 pub(super) fn validate(
     section: Map<String, Value>,
     warehouses: &[&str],
+    anywhere: bool,
     environment: Environment<'_>,
 ) -> Result<StorageOptions, ConfigError> {
     let mut keys = Keys(BTreeMap::new());
@@ -60,21 +62,30 @@ pub(super) fn validate(
         let known = KEYS.join(", ");
         return Err(problem(&format!("storage.{key}"), &format!("is not known; the keys are {known}")));
     }
-    for key in keys.0.keys() {
+    let given: Vec<String> = keys.0.keys().cloned().collect();
+    for key in &given {
         let (scheme, is_needed) = match key.starts_with("gcs.") {
             true => ("gs://", uses("gs://")),
             false => ("s3://", uses("s3://")),
         };
-        if !is_needed {
+        if !is_needed && !anywhere {
             return Err(problem(
                 &format!("storage.{key}"),
                 &format!("no table's warehouse is at {scheme}; remove the key, or set table.warehouse"),
             ));
         }
     }
+    let has = |prefix: &str| given.iter().any(|key| key.starts_with(prefix));
     Ok(StorageOptions {
-        s3: if uses("s3://") { s3(&mut keys, environment)? } else { S3Options::default() },
-        gcs: if uses("gs://") { gcs(&mut keys, environment)? } else { GcsOptions::default() },
+        s3: if uses("s3://") || has("s3.") || has("client.") {
+            s3(&mut keys, environment)?
+        } else if anywhere {
+            // That there are no credentials is no mistake where the catalog may give them out.
+            s3(&mut keys, environment).unwrap_or_default()
+        } else {
+            S3Options::default()
+        },
+        gcs: if uses("gs://") || anywhere { gcs(&mut keys, environment)? } else { GcsOptions::default() },
     })
 }
 
@@ -320,7 +331,8 @@ mod tests {
         let figment = Figment::new().merge(Toml::string(toml));
         let environment =
             |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        validate(figment.extract().unwrap(), &[warehouse], &environment).map_err(|error| error.to_string())
+        validate(figment.extract().unwrap(), &[warehouse], false, &environment)
+            .map_err(|error| error.to_string())
     }
 
     fn s3(toml: &str, variables: &[(&str, &str)]) -> S3Options {

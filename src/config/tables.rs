@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::ConfigError;
+use super::catalog::RawCatalog;
 use super::raw::problem;
 use crate::privacy::{Decision, EventPattern, LevelTreatments, ResourceMatch, Route, RouteTarget};
 use crate::registry::Category;
-use crate::table::StorageOptions;
+use crate::table::{CatalogOptions, Endpoint, RestCatalogOptions, StorageOptions};
 
 /// Most tables: each costs a commit in each flush that has rows for it, and its metadata in memory.
 pub const TABLES_MAX: usize = 16;
@@ -28,8 +29,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A table of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableConfig {
-    /// Location of the warehouse, a URL.
+    /// Location of the warehouse, a URL; with a REST catalog, the warehouse's name there, empty where it has none.
     pub warehouse: String,
+    /// What orders the table's commits.
+    pub catalog: CatalogOptions,
     /// What its store needs to know, from section `storage`.
     pub storage: Arc<StorageOptions>,
     /// `namespace.table`.
@@ -56,6 +59,7 @@ pub(super) struct RawTable {
 pub(super) struct RawOtherTable {
     name: String,
     warehouse: Option<String>,
+    catalog: Option<RawCatalog>,
     #[serde(with = "humantime_serde", default)]
     retention: Option<Duration>,
     #[serde(default)]
@@ -106,6 +110,7 @@ pub fn withdrawals_name(primary: &str) -> String {
 pub(super) fn tables(
     primary: RawTable,
     others: Vec<RawOtherTable>,
+    catalog: &CatalogOptions,
     default_warehouse: impl FnOnce() -> String,
 ) -> Result<Vec<TableConfig>, ConfigError> {
     if others.len() >= TABLES_MAX {
@@ -114,10 +119,11 @@ pub(super) fn tables(
             &format!("there may be at most {TABLES_MAX} tables, [table] included"),
         ));
     }
+    let beside = || Ok(default_warehouse());
+    let (warehouse, catalog) = placed("table", primary.warehouse, catalog.clone(), beside)?;
     let primary = TableConfig {
-        warehouse: primary
-            .warehouse
-            .map_or_else(|| Ok(default_warehouse()), |url| warehouse("table", url))?,
+        warehouse,
+        catalog,
         storage: Arc::default(),
         name: table_name("table", primary.name)?,
         retention_days: retention("table", primary.retention)?,
@@ -136,9 +142,22 @@ pub(super) fn tables(
                 &format!("`{name}` is there twice; tables need different names"),
             ));
         }
-        let beside = tables.first().map(|primary| primary.warehouse.clone()).unwrap_or_default();
+        let (warehouse, catalog) = match (other.catalog, tables.first()) {
+            (None, Some(primary)) => {
+                let beside = || Ok(primary.warehouse.clone());
+                placed("tables", other.warehouse, primary.catalog.clone(), beside)?
+            }
+            (raw, _) => {
+                let catalog = raw.unwrap_or_default().validate("tables.catalog")?;
+                let missing = || {
+                    problem("tables.warehouse", "is missing; a table with the files catalog needs its own")
+                };
+                placed("tables", other.warehouse, catalog, || Err(missing()))?
+            }
+        };
         tables.push(TableConfig {
-            warehouse: other.warehouse.map_or(Ok(beside), |url| warehouse("tables", url))?,
+            warehouse,
+            catalog,
             storage: Arc::default(),
             name,
             retention_days: retention("tables", other.retention)?,
@@ -232,6 +251,31 @@ fn pattern(text: String, wrong: &impl Fn(&str, String) -> ConfigError) -> Result
             "events",
             "each entry is an event's name, or the start of names as in `features.*`".to_owned(),
         )),
+    }
+}
+
+/// A table's warehouse and catalog. To a REST catalog, a warehouse is a name of its own.
+fn placed(
+    section: &str,
+    stated: Option<String>,
+    catalog: CatalogOptions,
+    default_folder: impl FnOnce() -> Result<String, ConfigError>,
+) -> Result<(String, CatalogOptions), ConfigError> {
+    match catalog {
+        CatalogOptions::Files => {
+            let folder = stated.map_or_else(default_folder, |url| warehouse(section, url))?;
+            Ok((folder, CatalogOptions::Files))
+        }
+        CatalogOptions::Rest(rest) => {
+            let name = stated.unwrap_or_else(|| rest.endpoint().warehouse.clone());
+            // Tables of one warehouse share what was learned by talking to the catalog.
+            let rest = if name == rest.endpoint().warehouse {
+                rest
+            } else {
+                RestCatalogOptions::new(Endpoint { warehouse: name.clone(), ..rest.endpoint().clone() })
+            };
+            Ok((name, CatalogOptions::Rest(rest)))
+        }
     }
 }
 

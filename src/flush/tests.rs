@@ -16,7 +16,7 @@ use crate::columns::{Batch, BundleWriter, Encoder, Layout, OutcomeCounts};
 use crate::privacy::Tally;
 use crate::privacy::tests::fixture::{COMMITTED, NOW, Sent, clear_with, gate};
 use crate::table::tests::faults::Faults;
-use crate::table::{Table, TableOptions, TableStatus};
+use crate::table::{CatalogOptions, Table, TableOptions, TableStatus};
 use crate::wal::{NewFrame, WalFiles, WalOptions};
 
 const PRIMARY: &str = "product.events";
@@ -77,7 +77,8 @@ impl Home {
 
     fn options(&self, name: &str) -> TableOptions {
         let warehouse = format!("file://{}/warehouse", self.folder.path().display());
-        TableOptions { warehouse, storage: Arc::default(), name: name.to_owned(), retention_days: None }
+        let (catalog, storage, name) = (CatalogOptions::Files, Arc::default(), name.to_owned());
+        TableOptions { warehouse, catalog, storage, name, retention_days: None }
     }
 
     async fn start(&self) -> Life {

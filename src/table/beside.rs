@@ -12,7 +12,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 
 use super::catalog::files::FilesCatalog;
 use super::storage::Warehouse;
-use super::{Peek, Table, TableError, TableOptions, schema};
+use super::{CatalogOptions, Found, Peek, Table, TableError, TableOptions, schema};
 use crate::columns::TableColumn;
 
 /// The folder of the policies, in the table's own.
@@ -23,16 +23,24 @@ const POLICY_VERSIONS: &str = "esker.policy-versions";
 
 impl Table {
     /// Puts a file into the table's folder, if it is not there; answers whether it was put. One that is there is left alone.
+    /// A managed bucket may refuse it, which is logged.
     ///
     /// # Errors
     /// If the store fails.
     pub async fn put_once(&self, name: &str, bytes: Vec<u8>) -> Result<bool, TableError> {
-        let location = self.catalog.table_location();
-        let folder = location.strip_prefix(self.warehouse.location()).unwrap_or(location);
-        let key = Path::from(format!("{folder}/{name}"));
+        let key = self.warehouse.key(&format!("{}/{name}", self.loaded().metadata.location()))?;
         match self.warehouse.store().put_opts(&key, bytes.into(), PutMode::Create.into()).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(false)
+            }
+            Err(object_store::Error::PermissionDenied { .. }) if self.catalog.manages_storage() => {
+                tracing::warn!(
+                    name,
+                    table = self.catalog.table_location(),
+                    "the table's bucket takes only files that Iceberg knows, so this one is kept in the data directory alone: \
+                     keep a copy of it for as long as the table"
+                );
                 Ok(false)
             }
             Err(error) => Err(error.into()),
@@ -47,11 +55,21 @@ impl Table {
         if !options.has_warehouse() {
             return Ok(None);
         }
-        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
-        let catalog = FilesCatalog::new(&warehouse, &options.name);
-        // The folder of the metadata lies in the table's own.
-        let folder = catalog.metadata_folder().as_ref().trim_end_matches("metadata").to_owned();
-        match warehouse.store().get(&Path::from(format!("{folder}{name}"))).await {
+        let (warehouse, key) = match &options.catalog {
+            CatalogOptions::Files => {
+                let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
+                let catalog = FilesCatalog::new(&warehouse, &options.name);
+                // The folder of the metadata lies in the table's own.
+                let folder = catalog.metadata_folder().as_ref().trim_end_matches("metadata").to_owned();
+                (warehouse, Path::from(format!("{folder}{name}")))
+            }
+            CatalogOptions::Rest(_) => {
+                let Some(Found { warehouse, loaded, .. }) = options.look().await? else { return Ok(None) };
+                let key = warehouse.key(&format!("{}/{name}", loaded.metadata.location()))?;
+                (warehouse, key)
+            }
+        };
+        match warehouse.store().get(&key).await {
             Ok(found) => Ok(Some(found.bytes().await?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),

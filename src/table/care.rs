@@ -10,6 +10,7 @@
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -20,13 +21,11 @@ use iceberg::spec::{
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
 
-use super::catalog::files::FilesCatalog;
 use super::catalog::{CommitOutcome, Versions};
 use super::commit::{ATTEMPTS_MAX, BACK_OFF_FIRST};
 use super::error::TableError;
 use super::remove::day_place;
-use super::storage::Warehouse;
-use super::{Table, TableOptions, snapshot};
+use super::{Found, Table, TableOptions, snapshot};
 use crate::clock::{Clock, Ids};
 
 /// Metadata files that are read, and files that are deleted, at the same time.
@@ -143,14 +142,9 @@ impl Table {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn Ids>,
     ) -> Result<Option<Self>, TableError> {
-        if !options.has_warehouse() {
-            return Ok(None);
-        }
-        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
-        let catalog = FilesCatalog::new(&warehouse, &options.name);
-        let Some(loaded) = super::Catalog::load(&catalog).await? else { return Ok(None) };
-        let (catalog, loaded) = (Arc::new(catalog), Mutex::new(loaded));
-        Ok(Some(Self { catalog, warehouse, clock, ids, columns: Vec::new(), loaded }))
+        let Some(Found { catalog, warehouse, loaded }) = options.look().await? else { return Ok(None) };
+        let (loaded, altered) = (Mutex::new(loaded), AtomicBool::new(false));
+        Ok(Some(Self { catalog, warehouse, clock, ids, columns: Vec::new(), loaded, altered }))
     }
 
     /// The oldest day that the newest snapshot of a table holds rows of, as a number since 1970-01-01. Reads no more than the
@@ -159,12 +153,7 @@ impl Table {
     /// # Errors
     /// If the table cannot be read.
     pub async fn oldest_day(options: &TableOptions) -> Result<Option<i32>, TableError> {
-        if !options.has_warehouse() {
-            return Ok(None);
-        }
-        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
-        let catalog = FilesCatalog::new(&warehouse, &options.name);
-        let Some(loaded) = super::Catalog::load(&catalog).await? else { return Ok(None) };
+        let Some(Found { warehouse, loaded, .. }) = options.look().await? else { return Ok(None) };
         let Some(current) = loaded.metadata.current_snapshot() else { return Ok(None) };
         let manifests = snapshot::manifests(&warehouse.file_io(), current).await?;
         let live = manifests.iter().filter(|manifest| snapshot::has_live_files(manifest));

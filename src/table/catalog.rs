@@ -11,6 +11,7 @@ use iceberg::{TableRequirement, TableUpdate};
 use super::error::TableError;
 
 pub(super) mod files;
+pub(super) mod rest;
 
 /// The table as it was when it was read.
 #[derive(Debug, Clone)]
@@ -56,8 +57,18 @@ pub struct Version {
 /// A place that holds the pointer to a table's newest metadata.
 #[async_trait]
 pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
-    /// The table's own location, with or without a table in it.
+    /// The table's own location, with or without a table in it; where only the catalog knows that, what the table is called
+    /// there.
     fn table_location(&self) -> &str;
+
+    /// True where a commit is refused if anything at all has changed since its base. Where this is false, a commit that was
+    /// given up may still be made after later ones, unless its requirements rule that out.
+    fn refuses_any_other_base(&self) -> bool;
+
+    /// True where the catalog may keep a table's folder to files that Iceberg knows, as managed buckets do.
+    fn manages_storage(&self) -> bool {
+        false
+    }
 
     /// The newest metadata; None where there is no table.
     async fn load(&self) -> Result<Option<Loaded>, TableError>;
@@ -70,7 +81,7 @@ pub(super) trait Catalog: std::fmt::Debug + Send + Sync {
     async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError>;
 
     /// Applies `updates` to `base`, if `requirements` hold and `base` is still the newest. Never tries again itself.
-    /// An error means that nothing was sent.
+    /// An error means that nothing was sent, or that it was refused.
     async fn commit(
         &self,
         base: &Loaded,

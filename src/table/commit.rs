@@ -8,16 +8,17 @@
 //! files, which belong to the span until it is committed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
 use uuid::Uuid;
 
-use super::Table;
 use super::catalog::{CommitOutcome, Loaded};
 use super::error::TableError;
 use super::snapshot::{self, Append, Produced};
+use super::{Table, schema};
 use crate::datafile::WrittenFile;
 use crate::wal::Position;
 
@@ -60,20 +61,12 @@ enum Standing {
     Absent,
 }
 
-/// The metadata files of attempts that a reading did not show. A request that was given up may still be under way, and land: it
-/// can as long as its base is the newest. Once the table has moved on without it, it never will, and its files are nobody's.
-#[derive(Debug, Default)]
-struct Lost(Vec<(u64, Vec<String>)>);
-
-impl Lost {
-    fn may_land(&mut self, base_version: u64, files: Vec<String>) {
-        self.0.push((base_version, files));
-    }
-
-    /// The files of those that cannot land any more, as the table is at `version` without them.
-    fn proven_by(&mut self, version: u64) -> Vec<String> {
-        self.0.extract_if(.., |(base, _)| *base < version).flat_map(|(_, files)| files).collect()
-    }
+/// A commit that was sent and is not in the table.
+struct Lost {
+    metadata_files: Vec<String>,
+    /// The snapshot that `main` had, and must still have for this commit to be made.
+    main: Option<i64>,
+    was_refused: bool,
 }
 
 fn property(writer_id: Uuid) -> String {
@@ -108,8 +101,9 @@ impl Table {
     /// later time.
     ///
     /// # Errors
-    /// [`TableError::Fenced`] and [`TableError::Gap`] where this writer must stop; [`TableError::FilesTooOld`] where the files
-    /// must be written again; others as they say.
+    /// [`TableError::Altered`] where the files do not fit the table any more: after [`Table::conform`] they are written anew;
+    /// [`TableError::FilesTooOld`] where they must be written again. [`TableError::Fenced`] and [`TableError::Gap`] where this
+    /// writer must stop; others as they say.
     pub async fn append(
         &self,
         files: &[WrittenFile],
@@ -117,36 +111,53 @@ impl Table {
         summary: &BTreeMap<String, String>,
     ) -> Result<Appended, TableError> {
         let mut back_off = BACK_OFF_FIRST;
-        let mut lost = Lost::default();
+        let mut lost: Vec<Lost> = Vec::new();
         for attempts in 0..=ATTEMPTS_MAX {
             let base = self.reload().await?;
             if standing(&base.metadata, claim)? == Standing::Committed {
                 self.catalog.show(&base).await;
                 return Ok(Appended { metadata_version: base.version, attempts });
             }
-            self.remove(lost.proven_by(base.version)).await;
+            // An attempt that is absent now may be made yet, by a store or a catalog that was slow and not deaf. Its manifests
+            // are nobody's once that is ruled out: it was refused, or `main`, which it demands, has moved.
+            let current = base.metadata.current_snapshot_id();
+            for garbage in lost.extract_if(.., |lost| lost.was_refused || lost.main != current) {
+                self.remove(garbage.metadata_files).await;
+            }
             if attempts == ATTEMPTS_MAX {
                 break;
+            }
+            if let Err(error) = schema::check_unaltered(&base, &self.columns) {
+                self.altered.store(true, Ordering::Relaxed);
+                return Err(error);
             }
             if !files.is_empty() {
                 self.refuse_old(claim)?;
             }
             let produced = self.produce(&base, files, claim, summary).await?;
-            let files = produced.metadata_files;
-            match self.catalog.commit(&base, &produced.requirements, produced.updates).await? {
+            let mut attempt =
+                Lost { metadata_files: produced.metadata_files, main: current, was_refused: false };
+            match self.catalog.commit(&base, &produced.requirements, produced.updates).await {
+                Err(error) => {
+                    // A catalog that says no has not made it; of all other errors nothing is supposed.
+                    if matches!(error, TableError::Catalog(_)) {
+                        self.remove(attempt.metadata_files).await;
+                    }
+                    return Err(error);
+                }
                 // Reading the table, at the top, decides.
-                CommitOutcome::Committed => lost.may_land(base.version, files),
-                CommitOutcome::Conflicted => {
-                    lost.may_land(base.version, files);
+                Ok(CommitOutcome::Committed) => {}
+                Ok(CommitOutcome::Conflicted) => {
+                    attempt.was_refused = true;
                     tracing::debug!(version = base.version, "another writer committed first");
                     self.back_off(&mut back_off).await;
                 }
-                CommitOutcome::Unknown(error) => {
-                    lost.may_land(base.version, files);
+                Ok(CommitOutcome::Unknown(error)) => {
                     tracing::warn!(%error, version = base.version, "the commit's outcome is unknown; reading the table");
                     self.back_off(&mut back_off).await;
                 }
             }
+            lost.push(attempt);
         }
         Err(TableError::Contended { attempts: ATTEMPTS_MAX })
     }
@@ -175,7 +186,9 @@ impl Table {
         let position = TableUpdate::SetProperties {
             updates: [(property(claim.writer_id), format!("{}:{}", claim.epoch, claim.through))].into(),
         };
-        if files.is_empty() {
+        // Where the catalog lets a commit pass whose base is not the newest, one that was given up could move the position back
+        // later. A snapshot without files rules that out: its commit demands that `main` has not moved.
+        if files.is_empty() && self.catalog.refuses_any_other_base() {
             let uuid = TableRequirement::UuidMatch { uuid: base.metadata.uuid() };
             return Ok(Produced {
                 requirements: vec![uuid],

@@ -2,6 +2,7 @@
 //!
 //! Owns: one error for the module, and which of them pass with time. Does not own: retrying.
 
+use super::catalog::rest::CatalogError;
 use crate::wal::Position;
 
 fn held(in_table: Position) -> String {
@@ -22,6 +23,9 @@ pub enum TableError {
     /// The object store failed. The message says all that the error and its sources do, so it is no source itself.
     #[error("{}", super::storage::said(.0))]
     Store(object_store::Error),
+    /// The catalog did not do what it was asked.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// The table's metadata cannot be read or made.
     #[error("Iceberg metadata: {0}")]
     Iceberg(#[from] iceberg::Error),
@@ -112,6 +116,17 @@ pub enum TableError {
         /// Since their writing began.
         hours: u64,
     },
+    /// Somebody altered the table while this process writes to it.
+    #[error(
+        "the table {location} was altered while this process writes to it: {problem}; undo that, and what waits in the WAL is \
+         committed by itself"
+    )]
+    Altered {
+        /// The table.
+        location: String,
+        /// What is different.
+        problem: String,
+    },
     /// The table vanished.
     #[error("the table {location} is gone; restore it, or restart to make a new one")]
     Gone {
@@ -131,7 +146,11 @@ impl TableError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Store(_) | Self::Contended { .. } | Self::Iceberg(_) => true,
+            Self::Store(_)
+            | Self::Catalog(_)
+            | Self::Contended { .. }
+            | Self::Altered { .. }
+            | Self::Iceberg(_) => true,
             Self::Warehouse { .. }
             | Self::Metadata { .. }
             | Self::Foreign { .. }

@@ -18,11 +18,8 @@ use iceberg::expr::{Predicate, Reference};
 use iceberg::spec::Datum;
 use iceberg::{Error, ErrorKind, Runtime, TableIdent};
 
-use super::TableOptions;
-use super::catalog::Catalog;
-use super::catalog::files::FilesCatalog;
+use super::{Found, TableOptions};
 use super::error::TableError;
-use super::storage::Warehouse;
 use crate::datafile::TIME_COLUMN;
 
 /// Rows in a batch.
@@ -75,15 +72,7 @@ impl TableReader {
     /// # Errors
     /// If the warehouse or the metadata cannot be read.
     pub async fn open(options: &TableOptions) -> Result<Option<Self>, TableError> {
-        if let Some(path) = options.warehouse.strip_prefix("file://")
-            && !std::path::Path::new(path).exists()
-        {
-            return Ok(None);
-        }
-        let warehouse = Warehouse::open(&options.warehouse, &options.storage)?;
-        let Some(loaded) = FilesCatalog::new(&warehouse, &options.name).load().await? else {
-            return Ok(None);
-        };
+        let Some(Found { warehouse, loaded, .. }) = options.look().await? else { return Ok(None) };
         let schema = iceberg::arrow::schema_to_arrow_schema(loaded.metadata.current_schema())?;
         let table = iceberg::table::Table::builder()
             .file_io(warehouse.file_io())

@@ -114,6 +114,12 @@ pub(super) fn check_ours(loaded: &Loaded, columns: &[TableColumn]) -> Result<(),
     {
         return foreign(format!("it has no column {}", lacking.name));
     }
+    let is_ours = |name: &str| columns.iter().any(|column| column.name == name);
+    if let Some(demanded) =
+        schema.as_struct().fields().iter().find(|field| field.required && !is_ours(&field.name))
+    {
+        return foreign(format!("it requires the column {}, which Esker does not fill", demanded.name));
+    }
     let partition: Vec<_> = metadata
         .default_partition_spec()
         .fields()
@@ -124,6 +130,23 @@ pub(super) fn check_ours(loaded: &Loaded, columns: &[TableColumn]) -> Result<(),
         return foreign(format!("it is not partitioned by day({TIME_COLUMN}) alone"));
     }
     Ok(())
+}
+
+/// Refuses a table that somebody altered since it was opened, in a way that rows which wait for it do not fit.
+pub(super) fn check_unaltered(loaded: &Loaded, columns: &[TableColumn]) -> Result<(), TableError> {
+    let location = || loaded.metadata.location().to_owned();
+    let altered = |problem: String| TableError::Altered { location: location(), problem };
+    let misfit = check_ours(loaded, columns).err().or_else(|| type_conflicts(loaded, columns).next());
+    match misfit {
+        Some(TableError::Foreign { problem, .. }) => return Err(altered(problem)),
+        Some(other) => return Err(altered(other.to_string())),
+        None => {}
+    }
+    let schema = loaded.metadata.current_schema();
+    match columns.iter().find(|column| schema.field_by_name(&column.name).is_none()) {
+        Some(lacking) => Err(altered(format!("it has no column {} any more", lacking.name))),
+        None => Ok(()),
+    }
 }
 
 /// A commit that changes the schema or a property, and no rows.
@@ -162,8 +185,12 @@ pub(super) fn evolution(
         TableRequirement::CurrentSchemaIdMatch { current_schema_id: metadata.current_schema_id() },
         TableRequirement::LastAssignedFieldIdMatch { last_assigned_field_id: metadata.last_column_id() },
     ];
+    // Catalogs number schemas themselves; those that do not would take a number that is there for that schema.
+    let next_schema_id = metadata.schemas_iter().map(|schema| schema.schema_id()).max().unwrap_or(0) + 1;
     let updates = vec![
-        TableUpdate::AddSchema { schema: Schema::builder().with_fields(fields).build()? },
+        TableUpdate::AddSchema {
+            schema: Schema::builder().with_schema_id(next_schema_id).with_fields(fields).build()?,
+        },
         // -1 is Iceberg's way to name the schema that the same commit adds.
         TableUpdate::SetCurrentSchema { schema_id: -1 },
     ];

@@ -60,7 +60,11 @@ pub(super) async fn produce(
     let mut scribe = Scribe::new(warehouse, metadata, append.commit_id, append.snapshot_id);
     let files =
         append.files.iter().map(|file| data_file(metadata, file)).collect::<Result<Vec<_>, TableError>>()?;
-    let mut manifests = vec![scribe.new_manifest(&files).await?];
+    let mut manifests = Vec::new();
+    // A manifest without files is none: such a snapshot only marks a position.
+    if !files.is_empty() {
+        manifests.push(scribe.new_manifest(&files).await?);
+    }
     manifests.extend(scribe.carried().await?);
     let summary = summary(metadata, &files, append.summary);
     scribe.snapshot(manifests, append.timestamp_ms, summary).await

@@ -14,6 +14,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 
+use super::catalog::rest::{Placed, VendedGoogle};
 use super::error::TableError;
 use super::local::{self, SyncedLocal};
 
@@ -97,6 +98,40 @@ impl Warehouse {
         self
     }
 
+    /// Opens the storage of a table that a catalog has placed somewhere. Of a bucket it is the whole: which prefixes a table's files
+    /// have is the catalog's affair.
+    pub(super) fn of_table(
+        placed: &Placed,
+        options: &StorageOptions,
+    ) -> std::result::Result<Self, TableError> {
+        let location = placed.loaded.metadata.location().trim_end_matches('/');
+        let unusable = |problem: String| TableError::Warehouse { location: location.to_owned(), problem };
+        let failed = |error: object_store::Error| unusable(said(&error));
+        if let Some(folder) = local_path(location) {
+            let mut warehouse = Self::local(folder).map_err(unusable)?;
+            // As the catalog spells it: files are named by it.
+            location.clone_into(&mut warehouse.location);
+            return Ok(warehouse);
+        }
+        let (scheme, path) = location.split_once("://").unwrap_or_default();
+        let bucket = path.split('/').next().unwrap_or_default();
+        let (given, vended) = (&placed.properties.0, placed.credentials.clone());
+        match scheme {
+            "s3" | "s3a" | "s3n" => {
+                let store = s3::open_vended(bucket, &options.s3.completed_by(given), vended.map(|it| Arc::new(it) as _));
+                Ok(Self::bucket(scheme, bucket, Path::default(), store.map_err(failed)?))
+            }
+            "gs" => {
+                let vended = vended.map(|credentials| Arc::new(VendedGoogle(credentials)) as _);
+                let store = gcs::open_vended(bucket, &options.gcs.completed_by(given), vended);
+                Ok(Self::bucket(scheme, bucket, Path::default(), store.map_err(failed)?))
+            }
+            _ => Err(unusable(
+                "the catalog has the table in a place that Esker cannot reach; it reaches file://, s3:// and gs://".to_owned(),
+            )),
+        }
+    }
+
     /// The store; its keys are relative to the warehouse.
     pub(super) fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store)
@@ -126,16 +161,26 @@ impl Warehouse {
     }
 
     /// The key of a location inside the warehouse.
-    fn key(&self, location: &str) -> Result<Path> {
+    pub(super) fn key(&self, location: &str) -> Result<Path> {
         let outside = || {
             Error::new(
                 ErrorKind::DataInvalid,
                 format!("the table names a file outside of the warehouse {}: {location}", self.location),
             )
         };
-        let relative = location.strip_prefix(&self.location).ok_or_else(outside)?;
+        let inside = match (local_path(location), local_path(&self.location)) {
+            (Some(path), Some(folder)) => path.strip_prefix(folder),
+            _ => location.strip_prefix(&self.location),
+        };
+        let relative = inside.filter(|rest| rest.is_empty() || rest.starts_with('/')).ok_or_else(outside)?;
         Path::parse(relative).map_err(|_| outside())
     }
+}
+
+/// The path of a local location. Hadoop's libraries write `file:/path` where others write `file:///path`.
+fn local_path(location: &str) -> Option<&str> {
+    let rest = location.strip_prefix("file:")?;
+    Some(rest.strip_prefix("//").unwrap_or(rest))
 }
 
 /// A bucket's name and the prefix in it.

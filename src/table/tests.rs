@@ -39,6 +39,7 @@ pub(crate) fn columns() -> Vec<TableColumn> {
 pub(crate) fn options(folder: &std::path::Path) -> TableOptions {
     TableOptions {
         warehouse: format!("file://{}/warehouse", folder.display()),
+        catalog: CatalogOptions::Files,
         name: "product.events".to_owned(),
         storage: Arc::default(),
         retention_days: None,
@@ -374,6 +375,10 @@ impl Liar {
 impl Catalog for Liar {
     fn table_location(&self) -> &str {
         self.inner.table_location()
+    }
+
+    fn refuses_any_other_base(&self) -> bool {
+        self.inner.refuses_any_other_base()
     }
 
     async fn load(&self) -> Result<Option<Loaded>, TableError> {

@@ -240,6 +240,10 @@ impl Catalog for FilesCatalog {
         &self.table_location
     }
 
+    fn refuses_any_other_base(&self) -> bool {
+        true
+    }
+
     async fn load(&self) -> Result<Option<Loaded>, TableError> {
         for _ in 0..LOADS_MAX {
             let newest = match self.newest().await? {

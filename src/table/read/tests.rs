@@ -11,7 +11,7 @@ use crate::clock::{Ids, RandomIds, SystemClock};
 use crate::columns::TableColumn;
 use crate::datafile::DataFileWriter;
 use crate::registry::ColumnType;
-use crate::table::{Table, WalClaim};
+use crate::table::{CatalogOptions, Table, WalClaim};
 use crate::wal::Position;
 
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -30,6 +30,7 @@ impl Fixture {
     fn options(&self) -> TableOptions {
         TableOptions {
             retention_days: None,
+            catalog: CatalogOptions::Files,
             warehouse: format!("file://{}/warehouse", self.folder.path().display()),
             name: "product.events".to_owned(),
             storage: Arc::default(),

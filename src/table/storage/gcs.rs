@@ -12,10 +12,15 @@ use super::credentials::{CredentialFault, Explained, Token};
 use super::fault::{self, Place, Provider};
 use super::options::{GcsCredentials, GcsOptions};
 
-type Credentials = Arc<dyn CredentialProvider<Credential = object_store::gcp::GcpCredential>>;
+pub(super) type Credentials = Arc<dyn CredentialProvider<Credential = object_store::gcp::GcpCredential>>;
 
 /// The bucket `name`.
 pub(super) fn open(name: &str, options: &GcsOptions) -> Result<Bucket> {
+    open_vended(name, options, None)
+}
+
+/// The bucket `name`, with the credentials that a catalog gives out, where it does.
+pub(super) fn open_vended(name: &str, options: &GcsOptions, vended: Option<Credentials>) -> Result<Bucket> {
     let endpoint =
         options.endpoint.as_deref().unwrap_or("https://storage.googleapis.com").trim_end_matches('/');
     let place = Place {
@@ -24,9 +29,10 @@ pub(super) fn open(name: &str, options: &GcsOptions) -> Result<Bucket> {
         endpoint: endpoint.to_owned(),
         region: None,
     };
-    let credentials: Credentials = match &options.credentials {
-        GcsCredentials::Token(token) => Arc::new(Token(token.clone())),
-        others => {
+    let credentials: Credentials = match (vended, &options.credentials) {
+        (Some(vended), _) => vended,
+        (None, GcsCredentials::Token(token)) => Arc::new(Token(token.clone())),
+        (None, others) => {
             let client = client(name, options, None, bucket::repeated()).map_err(refused)?;
             Arc::new(Explained::new(Arc::clone(client.credentials()), advice(others)))
         }

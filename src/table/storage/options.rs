@@ -3,6 +3,7 @@
 //! Owns: these types. Does not own: the keys of the configuration that fill them (`config`), what a store makes of them
 //! (`s3`, `gcs`).
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::secret::ValueReference;
@@ -37,6 +38,28 @@ pub struct S3Options {
     pub encryption: Option<S3Encryption>,
     /// One data key for many objects; None: as the bucket is set.
     pub bucket_key: Option<bool>,
+}
+
+impl S3Options {
+    /// These options; what they leave open is as a catalog says, in Iceberg's property names.
+    pub(super) fn completed_by(&self, given: &HashMap<String, String>) -> Self {
+        let text = |keys: [&str; 2]| keys.iter().find_map(|key| given.get(*key)).cloned();
+        let path_style = given.get("s3.path-style-access").map(|value| value.eq_ignore_ascii_case("true"));
+        Self {
+            endpoint: self.endpoint.clone().or_else(|| given.get("s3.endpoint").cloned()),
+            region: self.region.clone().or_else(|| text(["s3.region", "client.region"])),
+            path_style: self.path_style.or(path_style),
+            ..self.clone()
+        }
+    }
+}
+
+impl GcsOptions {
+    /// As for S3.
+    pub(super) fn completed_by(&self, given: &HashMap<String, String>) -> Self {
+        let endpoint = self.endpoint.clone().or_else(|| given.get("gcs.service.host").cloned());
+        Self { endpoint, ..self.clone() }
+    }
 }
 
 /// Where the credentials for S3 come from.

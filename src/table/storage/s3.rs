@@ -15,10 +15,15 @@ use super::role::AssumedRole;
 
 const REGION: &str = "us-east-1";
 
-type Credentials = Arc<dyn CredentialProvider<Credential = AwsCredential>>;
+pub(super) type Credentials = Arc<dyn CredentialProvider<Credential = AwsCredential>>;
 
 /// The bucket `name`.
 pub(super) fn open(name: &str, options: &S3Options) -> Result<Bucket> {
+    open_vended(name, options, None)
+}
+
+/// The bucket `name`, with the credentials that a catalog gives out, where it does.
+pub(super) fn open_vended(name: &str, options: &S3Options, vended: Option<Credentials>) -> Result<Bucket> {
     let region = options.region.clone().unwrap_or_else(|| REGION.to_owned());
     let endpoint = options.endpoint.clone().map(|endpoint| endpoint.trim_end_matches('/').to_owned());
     let place = Place {
@@ -27,7 +32,10 @@ pub(super) fn open(name: &str, options: &S3Options) -> Result<Bucket> {
         endpoint: endpoint.clone().unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com")),
         region: Some(region),
     };
-    let credentials = credentials(name, options)?;
+    let credentials = match vended {
+        Some(vended) => vended,
+        None => credentials(name, options)?,
+    };
     let client = |retry| client(name, options, Some(Arc::clone(&credentials)), retry);
     Ok(Bucket::new(Arc::new(client(bucket::repeated())?), Arc::new(client(bucket::once())?), place))
 }

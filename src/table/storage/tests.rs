@@ -14,7 +14,7 @@ use crate::clock::{Ids, RandomIds, SystemClock};
 use crate::table::catalog::Catalog;
 use crate::table::catalog::files::FilesCatalog;
 use crate::table::tests::{append, claim, columns, files};
-use crate::table::{Table, TableOptions};
+use crate::table::{CatalogOptions, Table, TableOptions};
 use conformance::conforms;
 use faulty::{Fault, Faulty};
 
@@ -27,6 +27,7 @@ fn memory() -> (Arc<Faulty>, Warehouse) {
 fn options() -> TableOptions {
     TableOptions {
         warehouse: "s3://bucket/lake".to_owned(),
+        catalog: CatalogOptions::Files,
         storage: Arc::default(),
         name: "product.events".to_owned(),
         retention_days: None,

@@ -71,6 +71,10 @@ impl Catalog for Faulty {
         self.inner.table_location()
     }
 
+    fn refuses_any_other_base(&self) -> bool {
+        self.inner.refuses_any_other_base()
+    }
+
     async fn load(&self) -> std::result::Result<Option<Loaded>, TableError> {
         self.inner.load().await
     }
