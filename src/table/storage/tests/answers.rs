@@ -391,7 +391,11 @@ async fn the_roles_of_machines_and_pods_are_fetched_once_and_their_lack_named() 
     let asked = machine.asked();
     assert_eq!(asked.len(), 3, "{asked:?}");
     assert!(asked[2].to_ascii_lowercase().contains("x-aws-ec2-metadata-token: imds-token"), "{asked:?}");
-    assert!(agent.asked()[0].to_ascii_lowercase().contains("authorization: pod-token"), "{:?}", agent.asked());
+    assert!(
+        agent.asked()[0].to_ascii_lowercase().contains("authorization: pod-token"),
+        "{:?}",
+        agent.asked()
+    );
     assert_eq!(agent.asked().len(), 1);
     let empty = Server::answering(vec![Some((404, String::new()))]).await;
     let credentials = S3Credentials::InstanceAt(empty.address.clone());
