@@ -360,6 +360,12 @@ impl Peek {
         commit::writer_position(&self.0.metadata, writer_id)
     }
 
+    /// The newest metadata file.
+    #[must_use]
+    pub fn metadata_location(&self) -> &str {
+        &self.0.metadata_location
+    }
+
     /// The table's numbers.
     #[must_use]
     pub fn status(&self) -> TableStatus {
