@@ -86,3 +86,6 @@ impl<'r, 'a, O: Observer> Pass<'_, 'r, 'a, O> {
         attributes.rev().find(|(_, (number, _))| *number == Some(key)).map(|(attribute, _)| attribute)
     }
 }
+
+#[cfg(test)]
+mod tests;
