@@ -160,10 +160,19 @@ impl Parts {
                 Some(quarantine::encode(events, version, received_micros).map_err(refuse_unencoded)?)
             }
         };
-        if batches.is_empty() && set_aside.is_none() {
+        // Of its own, whatever became of its event: a withdrawal may be all that there is to store.
+        let copies = match cleared.withdrawals() {
+            [] => None,
+            stated => {
+                let version = self.gate.policy_version();
+                Some(withdrawals::encode(stated, version, received_micros).map_err(refuse_unencoded)?)
+            }
+        };
+        if batches.is_empty() && set_aside.is_none() && copies.is_none() {
             return Ok(None);
         }
-        let mut bundle = BundleWriter::for_batches(batches.iter().map(|(_, batch)| batch).chain(&set_aside));
+        let every_batch = batches.iter().map(|(_, batch)| batch).chain(&set_aside).chain(&copies);
+        let mut bundle = BundleWriter::for_batches(every_batch);
         let mut rows = 0;
         for (table, batch) in &batches {
             let name = self.gate.tables().nth(usize::from(*table)).ok_or_else(unencoded)?;
@@ -174,10 +183,8 @@ impl Parts {
             bundle.rows(&self.quarantine, batch).map_err(|_| unencoded())?;
             rows += batch.rows();
         }
-        if !cleared.withdrawals().is_empty() {
-            let version = self.gate.policy_version();
-            let copies = withdrawals::encode(cleared.withdrawals(), version, received_micros);
-            bundle.rows(&self.withdrawals, &copies.map_err(refuse_unencoded)?).map_err(|_| unencoded())?;
+        if let Some(copies) = &copies {
+            bundle.rows(&self.withdrawals, copies).map_err(|_| unencoded())?;
         }
         let outcomes = OutcomeCounts::of(cleared.tally(), self.gate.policy_version());
         bundle.outcomes(&outcomes).map_err(|_| unencoded())?;

@@ -72,7 +72,7 @@ struct Kept {
 
 /// Every table that a configuration and a registry ask for; the first is the primary. Those that Esker keeps for itself lie
 /// beside the primary.
-fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result<Vec<Kept>> {
+async fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result<Vec<Kept>> {
     let events = |table: &TableConfig| Kept {
         options: table.into(),
         kind: TableKind::Events,
@@ -82,7 +82,12 @@ fn kept(config: &Config, registry: &Registry, layout: &Layout) -> anyhow::Result
     let primary = config.tables.first().context("the configuration has no table")?;
     let [quarantine, withdrawals] = beside(config, primary);
     kept.push(Kept { options: quarantine, kind: TableKind::Quarantine, columns: quarantine::columns() });
-    if registry.events().iter().any(|event| event.withdrawal.is_some()) {
+    // Where it exists, the log may have rows for it, though the registry's events that withdraw consent are gone.
+    let exists = async || {
+        let found = Table::peek(&withdrawals).await;
+        found.map(|peek| peek.is_some()).with_context(|| format!("the table `{}`", withdrawals.name))
+    };
+    if registry.events().iter().any(|event| event.withdrawal.is_some()) || exists().await? {
         let columns = withdrawals::columns();
         kept.push(Kept { options: withdrawals, kind: TableKind::Withdrawals, columns });
     }
@@ -121,7 +126,7 @@ pub(super) async fn open(
     let WriterIdentity { writer_id, epoch } = files.identity();
     let abandoned = abandoned(config, files).await?;
     let mut opened = Vec::new();
-    for Kept { options, kind, columns } in kept(config, registry, layout)? {
+    for Kept { options, kind, columns } in kept(config, registry, layout).await? {
         let table = Table::open_or_create(&options, &columns, Arc::clone(clock), Arc::clone(ids)).await;
         let table = table.with_context(|| format!("the table `{}`", options.name))?;
         opened.push(Destination { name: options.name, table, kind });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::tables::{self, TableConfig, quarantine_name};
+use super::tables::{self, TableConfig, quarantine_name, withdrawals_name};
 use crate::privacy::seal::Recipient;
 
 /// Section `quarantine`.
@@ -84,6 +84,13 @@ impl RawQuarantine {
                 return Err(problem(
                     "quarantine.table",
                     "must be another table than those of events: broken events have columns of their own",
+                ));
+            }
+            // Or its retention would delete withdrawals, and stopped people would be followed again.
+            Some(name) if name == withdrawals_name(primary) => {
+                return Err(problem(
+                    "quarantine.table",
+                    "must be another table than that of withdrawals of consent, which Esker keeps itself and for good",
                 ));
             }
             Some(name) => name,
@@ -166,6 +173,10 @@ mod tests {
         assert!(message("tabel = 'a.b'").contains("tabel"));
         assert!(message("table = 'b'").contains("quarantine.table"));
         assert!(message("table = 'product.events'").contains("another table"));
+        assert!(
+            message("table = 'product.events_withdrawals'\nretention = '1d'")
+                .contains("withdrawals of consent")
+        );
         assert!(message("retention = '36h'").contains("quarantine.retention"));
         assert!(message("undeclared_events = 'keep'").contains("undeclared_events"));
         assert!(message("broken_contract = 'drop'").contains("broken_contract"));

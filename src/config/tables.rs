@@ -168,6 +168,42 @@ pub(super) fn tables(
     Ok(tables)
 }
 
+/// Checks that no table lies within another one's folder, where the care of that one could take its files for left-overs.
+/// Tables of one place have one name, which is refused already.
+pub(super) fn apart(tables: &[TableConfig], quarantine: &str) -> Result<(), ConfigError> {
+    let Some(primary) = tables.first() else { return Ok(()) };
+    let own = [quarantine.to_owned(), withdrawals_name(&primary.name)];
+    let own = own.into_iter().map(|name| TableConfig { name, ..primary.clone() });
+    let every: Vec<_> = tables.iter().cloned().chain(own).collect();
+    let folders: Vec<_> = every.iter().filter_map(|table| Some((table, folder(table)?))).collect();
+    for (place, (table, own)) in folders.iter().enumerate() {
+        for (other, outer) in
+            folders.iter().enumerate().filter(|(at, _)| *at != place).map(|(_, folder)| folder)
+        {
+            if own.starts_with(outer) {
+                let (inner, outer) = (&table.name, &other.name);
+                return Err(problem(
+                    "tables.warehouse",
+                    &format!(
+                        "the table `{inner}` would lie in the folder of the table `{outer}`; give it another warehouse or \
+                         another name"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parts of the path to a table; None where a REST catalog chooses it.
+fn folder(table: &TableConfig) -> Option<Vec<&str>> {
+    let CatalogOptions::Files = table.catalog else { return None };
+    let (scheme, path) = table.warehouse.split_once("://")?;
+    let root = if path.starts_with('/') { "/" } else { "" };
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    Some([scheme, root].into_iter().chain(parts).chain(table.name.split('.')).collect())
+}
+
 /// Checks all routes against the tables and against each other.
 pub(super) fn routes(raw: Vec<RawRoute>, tables: &[TableConfig]) -> Result<Vec<Route>, ConfigError> {
     if raw.len() > ROUTES_MAX {

@@ -207,3 +207,28 @@ fn tables_have_names_and_retentions_of_their_own() {
     let many: String = (0..TABLES_MAX).map(|number| format!("[[tables]]\nname = 'a.t{number}'\n")).collect();
     assert!(Config::from_toml(&many).unwrap_err().to_string().contains("at most"));
 }
+
+#[test]
+fn no_table_lies_within_another_ones_folder() {
+    let with = |warehouse: &str, name: &str, more: &str| {
+        Config::from_toml(&format!(
+            "[table]\nwarehouse = 'file:///lake'\n[[tables]]\nname = '{name}'\nwarehouse = '{warehouse}'\n{more}"
+        ))
+    };
+    for (warehouse, name, more) in [
+        ("file:///lake/product", "events.data", ""),
+        ("file:///lake/./product//events/", "a.b", ""),
+        ("file:///lake/product", "events_withdrawals.data", ""),
+        ("file:///lake/quarantine/of", "a.b", "[quarantine]\ntable = 'quarantine.of'"),
+    ] {
+        let text = with(warehouse, name, more).expect_err(warehouse).to_string();
+        assert!(text.contains("in the folder") && text.contains(name), "{text}");
+    }
+    for (warehouse, name) in [
+        ("file:///lake/product", "events2.data"),
+        ("file:///lake", "product.events2"),
+        ("s3://lake/product", "events.data"),
+    ] {
+        with(warehouse, name, "").unwrap_or_else(|error| panic!("{warehouse} {name}: {error}"));
+    }
+}

@@ -195,6 +195,23 @@ async fn one_request_feeds_several_tables_and_the_log_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_frame_of_withdrawals_alone_is_flushed_and_let_go() {
+    let home = Home::new();
+    let life = home.start().await;
+    life.receive(&[(WITHDRAWALS, 2)]).await;
+    drop(life);
+    let mut life = home.start().await;
+    life.flusher.recover().unwrap();
+    assert_eq!(life.counts().in_flight, 0, "copies are no events");
+    life.flush_all().await.unwrap();
+    assert_eq!(home.rows().await, [0, 0, 0, 2]);
+    assert_eq!(life.wal.status().waiting.frames, 0);
+    drop(life);
+    let life = home.start().await;
+    assert!(life.flusher.is_empty(), "it is not written twice");
+}
+
+#[tokio::test]
 async fn a_table_without_rows_is_not_committed_to_and_the_primary_always_is() {
     let home = Home::new();
     let mut life = home.start().await;

@@ -1,13 +1,14 @@
 //! One pass over a request: every record and attribute gets exactly one outcome.
 //!
-//! Owns: the order of decisions, the contract of an event. Does not own: its attributes one by one (`attributes`), each single
-//! rule (its neighbours).
+//! Owns: the order of decisions, the contract of an event. Does not own: its attributes one by one (`attributes`), what it states of
+//! somebody's consent (`statements`), each single rule (its neighbours).
 //!
 //! A record is read twice. First for what it says of itself (its level, its category, consent, its tenant), which decides
 //! where it goes and which treatments hold; then its attributes are chosen (the last of equal keys) and treated. All
 //! scratch space is reused from record to record: a record costs no allocation.
 
 mod attributes;
+mod statements;
 
 use super::action::Action;
 use super::consent::{Decision, Reading, Role, WarehouseRule};
@@ -213,6 +214,8 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         self.scratch.last_event = event;
         let Some(plan) = self.gate.policy.plan(event) else { return EventOutcome::Undeclared };
         let stated = self.read_controls(record);
+        // First: whatever becomes of the event, the person withdrew.
+        self.note_withdrawal(record, event);
         if stated.level.max(Some(plan.level)) == Some(PrivacyLevel::Sensitive) {
             return EventOutcome::Sensitive;
         }
@@ -284,7 +287,6 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             return EventOutcome::RoutedNowhere;
         };
         self.store.begin();
-        self.store.subject_column = self.subject_column(event);
         let service = self.resources.get(record.resource as usize).and_then(|resource| resource.service_name);
         self.drift.declared(event, record.resource, service);
         let uid = self.attributes(candidate, plan, actions.of(strip_identity), self.least(stated, table));
@@ -298,7 +300,7 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             self.set_aside(record, Some(event), uid, candidate.digest, broken);
             return EventOutcome::SetAside(broken);
         }
-        self.note_withdrawal(event, candidate.event_time);
+        self.note_lift(candidate);
         let resource = self.resources.get(record.resource as usize).copied().unwrap_or_default();
         let (scope_name, scope_implausible) =
             self.scopes.get(record.scope as usize).copied().unwrap_or_default();
@@ -340,30 +342,6 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
             (Some(_), None) => Treatment::Drop,
             (None, _) => Treatment::Keep,
         }
-    }
-
-    /// True where an event withdraws consent.
-    fn withdraws(&self, event: u32) -> bool {
-        let declared = self.gate.registry.events().get(event as usize);
-        declared.is_some_and(|event| event.withdrawal.is_some_and(|one| !one.lifts))
-    }
-
-    /// The column that names whose consent an event withdraws or gives again.
-    fn subject_column(&self, event: u32) -> Option<u32> {
-        let withdrawal = self.gate.registry.events().get(event as usize)?.withdrawal?;
-        Some(self.gate.registry.attributes().get(withdrawal.subject)?.column as u32)
-    }
-
-    /// Notes whose consent the event withdraws or gives again.
-    fn note_withdrawal(&mut self, event: u32, made_micros: i64) {
-        let Some(declared) = self.gate.registry.events().get(event as usize) else { return };
-        let Some(withdrawal) = declared.withdrawal else { return };
-        self.withdrawals.extend(self.store.subjects.drain(..).map(|subject| StatedWithdrawal {
-            event_name: declared.name.clone(),
-            subject,
-            made_micros,
-            lifts: withdrawal.lifts,
-        }));
     }
 
     /// Whether the event breaks its contract: a wrong value, or none where one is required.

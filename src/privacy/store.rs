@@ -23,10 +23,6 @@ pub(super) struct Store<'a> {
     /// The current record's tenant, where the policy knows tenants and the record names one.
     tenant: String,
     has_tenant: bool,
-    /// The column of the attribute that names whose consent the current record withdraws or gives again.
-    pub(super) subject_column: Option<u32>,
-    /// That subject's pseudonyms, under every key: it must be found again under each.
-    pub(super) subjects: Vec<String>,
     /// Some pseudonym of the current record is that of a subject who withdrew.
     pub(super) withdrawn: bool,
 }
@@ -42,7 +38,6 @@ impl<'a> Store<'a> {
         self.record_start = self.values.len();
         self.made_start = self.made.len();
         self.withdrawn = false;
-        self.subjects.clear();
     }
 
     /// Takes back what the current record has stored.
@@ -87,6 +82,29 @@ impl<'a> Store<'a> {
             Ok(None) => AttributeOutcome::Null,
             Err(refusal) => self.refuse(start, refusal),
         }
+    }
+
+    /// The pseudonyms of a value under every key, none where it is nobody's. Nothing is stored; `made` is space for text.
+    pub(super) fn pseudonyms(
+        &self,
+        gate: &Gate,
+        plan: &AttributePlan,
+        value: RawValue<'a>,
+        made: &mut String,
+    ) -> Vec<String> {
+        made.clear();
+        if is_untrusted(plan, value) {
+            return Vec::new();
+        }
+        let Ok(Some(value)) = coerce(value, &plan.coercion, gate.options.value_bytes_max, made) else {
+            return Vec::new();
+        };
+        let value = as_text(value, made);
+        let text = normalise::apply(plan.normalise, value.text(made).unwrap_or_default());
+        if text.is_empty() {
+            return Vec::new();
+        }
+        gate.pseudonyms.all(self.has_tenant.then_some(self.tenant.as_str()), &text).collect()
     }
 
     /// Treats and stores text that was made elsewhere.
@@ -207,9 +225,6 @@ impl<'a> Store<'a> {
             // Nothing is not somebody: without this, all who have no id would be one person.
             let code =
                 if text.is_empty() { Some(None) } else { gate.pseudonyms.code(tenant, &text).map(Some) };
-            if self.subject_column == Some(plan.column) && !text.is_empty() {
-                self.subjects = gate.pseudonyms.all(tenant, &text).collect();
-            }
             (code, !text.is_empty() && gate.is_withdrawn(tenant, &text))
         };
         self.withdrawn |= withdrawn;

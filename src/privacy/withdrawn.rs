@@ -12,9 +12,10 @@
 //! - A lift that arrives late does not undo a withdrawal that was made after it.
 //! - A withdrawal that arrives late and says that it is older than a lift stops all the same: its clock may be slow. Consent given once
 //!   more ends that.
+//! - A lift that is sent again is the same lift, received when it first was: it does not undo what was received meanwhile.
 //! - At equal times of making, the withdrawal counts. No time of making is later than that of receipt: what says so is wrong.
 //!
-//! An entry is made of maxima alone, so the order in which statements become known, after a start or from another replica, makes no
+//! An entry is made of maxima, and of a minimum where those are equal, so the order in which statements become known, after a start or from another replica, makes no
 //! difference.
 //!
 //! **Memory.** An entry takes 48 bytes and a byte of the table's own, and a table is between 7/16 and 7/8 full: 56 to 112 bytes
@@ -66,7 +67,7 @@ struct Entry {
     withdrawal_made: i64,
     /// The latest time at which a withdrawal was received.
     withdrawal_received: i64,
-    /// Of the lift that was made last, when it was made, and the latest time at which it was received.
+    /// Of the lift that was made last, when it was made, and the earliest time at which it was received.
     lift: (i64, i64),
 }
 
@@ -78,7 +79,13 @@ impl Entry {
         let Statement { made_micros, received_micros, lifts } = statement;
         let made = made_micros.min(received_micros);
         if lifts {
-            self.lift = self.lift.max((made, received_micros));
+            let (latest, first_received) = self.lift;
+            if made > latest {
+                self.lift = (made, received_micros);
+            } else if made == latest {
+                // Sent again, it says nothing new, and must not undo what was received meanwhile.
+                self.lift = (made, received_micros.min(first_received));
+            }
         } else {
             self.withdrawal_made = self.withdrawal_made.max(made);
             self.withdrawal_received = self.withdrawal_received.max(received_micros);

@@ -6,7 +6,7 @@ import time
 import lake
 import otlp
 import pytest
-from harness import registry_with_withdrawals
+from harness import registry_with_withdrawals, wait_until
 
 
 @pytest.fixture
@@ -96,7 +96,8 @@ WHO_IS_WITHDRAWN = """
 WITH said AS (
   SELECT subject, lifts, event_time AS received, least(coalesce(made_time, event_time), event_time) AS made FROM events
 ), withdrawals AS (SELECT subject, max(made) AS made, max(received) AS received FROM said WHERE NOT lifts GROUP BY subject),
-lifts AS (SELECT subject, max(made) AS made, arg_max(received, (made, received)) AS received FROM said WHERE lifts GROUP BY subject)
+lifts AS (SELECT subject, made, min(received) AS received FROM said WHERE lifts GROUP BY subject, made
+  QUALIFY made = max(made) OVER (PARTITION BY subject))
 SELECT w.subject FROM withdrawals w LEFT JOIN lifts l USING (subject)
 WHERE l.subject IS NULL OR l.made <= w.made OR l.received < w.received
 """
@@ -111,7 +112,7 @@ def test_the_order_of_withdrawals_and_lifts_is_the_same_after_a_restart(esker, r
         send(service, otlp.record("privacy.consent.given" if lifts else "privacy.consent.withdrawn", {"user.id": user}, nanos=now + made * minutes))
 
     # Whether each is withdrawn afterwards.
-    expected = {"kept": False, "withdrew": True, "returned": False, "late-lift": True, "late-lift-of-old": False, "late-withdrawal": True, "future-lift": True, "broken-clock": True}
+    expected = {"kept": False, "withdrew": True, "returned": False, "late-lift": True, "late-lift-of-old": False, "late-withdrawal": True, "future-lift": True, "broken-clock": True, "sent-again": True}
     said("withdrew", False, -30)
     said("returned", False, -30), said("returned", True, -20)
     said("late-lift", False, -30), said("late-lift", True, -40)
@@ -119,6 +120,9 @@ def test_the_order_of_withdrawals_and_lifts_is_the_same_after_a_restart(esker, r
     said("late-withdrawal", True, -20), said("late-withdrawal", False, -30)
     said("future-lift", True, 600), said("future-lift", False, 0)
     said("broken-clock", False, 60 * 24 * 30)
+    said("sent-again", False, -30), said("sent-again", True, -20), said("sent-again", False, -25)
+    # The same lift, in another request: it is no newer than it was.
+    send(service, otlp.record("privacy.consent.given", {"user.id": "sent-again"}, nanos=now - 20 * minutes), order(50))
     users = list(expected)
 
     def stopped(first: int) -> dict[str, bool]:
@@ -139,6 +143,86 @@ def test_the_order_of_withdrawals_and_lifts_is_the_same_after_a_restart(esker, r
     ((ahead,),) = lake.query(table, "SELECT count(*) FROM events WHERE made_time > event_time")
     assert ahead == 1, "the lift from the future; the withdrawal out of bounds has the time of its receipt"
     assert lake.query(service.table, "SELECT count(*) FROM events WHERE consent_basis = 'withdrawal' AND user_id IS NOT NULL") == [(0,)]
+
+
+def withdrawals(service) -> list[tuple]:
+    return lake.query(service.table.parent / "events_withdrawals", "SELECT event_name, lifts, subject FROM events")
+
+
+def test_a_withdrawal_that_breaks_its_contract_counts_and_a_lift_does_not(esker, registry):
+    file = registry / "withdrawals.yaml"
+    file.write_text(file.read_text().replace("requirement_level: required}]", "requirement_level: required}, {ref: test.seq}]"))
+    service = esker(schemas=registry, flush={"max_age": "1h"}).start()
+    send(service, order(1, user__id="bob", consent__granted=["analytics"]))
+    send(service, otlp.record("privacy.consent.withdrawn", {"user.id": "bob", "test.seq": "seven"}))
+    send(service, otlp.record("privacy.consent.given", {"user.id": "bob", "test.seq": "seven"}))
+    send(service, order(2, user__id="bob", consent__granted=["analytics"]))
+    service.kill()
+    service.start()
+    send(service, order(3, user__id="bob", consent__granted=["analytics"]), order(4, user__id="eve", consent__granted=["analytics"]))
+    assert service.stop() == 0
+    stored = orders(service)
+    assert {seq: row[:3] for seq, row in stored.items()} == {
+        1: ("granted", "record:consent.granted", True),
+        2: ("denied", "withdrawal", False),
+        3: ("denied", "withdrawal", False),
+        4: ("granted", "record:consent.granted", True),
+    }
+    ((name, lifts, subject),) = withdrawals(service)
+    assert (name, lifts) == ("privacy.consent.withdrawn", False)
+    ((user,),) = lake.query(service.table, "SELECT user_id FROM events WHERE test_seq = 1")
+    assert subject == user
+    rows = lake.query(service.table.parent / "events_quarantine", "SELECT event_name, reason FROM events ORDER BY event_name")
+    assert rows == [("privacy.consent.given", "type_mismatch"), ("privacy.consent.withdrawn", "type_mismatch")]
+
+
+DROPPED = '\n[[routes]]\nevents = ["privacy.*"]\ndrop = true\n'
+BARE = '\n[[tables]]\nname = "lake.bare"\n[tables.policy]\npseudonymous = "drop"\n[[routes]]\nevents = ["privacy.*"]\ntable = "lake.bare"\n'
+
+
+@pytest.mark.parametrize("routes", [DROPPED, BARE], ids=["dropped", "without pseudonyms"])
+def test_a_withdrawal_counts_wherever_a_route_sends_its_event(esker, registry, routes):
+    service = esker(schemas=registry, flush={"max_age": "1h"})
+    service.config.write_text(service.config.read_text() + routes)
+    service.start()
+    # The first request holds nothing else: its frame has a withdrawal and no event.
+    send(service, otlp.record("privacy.consent.withdrawn", {"user.id": "bob"}))
+    send(service, otlp.record("privacy.consent.given", {"user.id": "bob"}))
+    send(service, order(1, user__id="bob", consent__granted=["analytics"]))
+    service.kill()
+    service.start()
+    send(service, order(2, user__id="bob", consent__granted=["analytics"]), order(3, user__id="eve"))
+    assert service.stop() == 0
+    # From the table alone.
+    service.start()
+    send(service, order(4, user__id="bob", consent__granted=["analytics"]))
+    assert service.stop() == 0
+    stored = orders(service)
+    assert {seq for seq, row in stored.items() if row[:3] == ("denied", "withdrawal", False)} == {1, 2, 4}, stored
+    assert [row[:2] for row in withdrawals(service)] == [("privacy.consent.withdrawn", False)]
+
+
+def test_a_withdrawal_alone_is_committed(esker, registry):
+    service = esker(schemas=registry)
+    service.config.write_text(service.config.read_text() + DROPPED)
+    service.start()
+    send(service, otlp.record("privacy.consent.withdrawn", {"user.id": "bob"}))
+    wait_until(lambda: (service.table.parent / "events_withdrawals" / "data").is_dir() and withdrawals(service), "the withdrawal is in its table")
+    assert service.counts()["privacy.consent.withdrawn"]["dropped_by"] == {"routed_nowhere": 1}
+    assert service.stop() == 0
+    assert len(withdrawals(service)) == 1
+
+
+def test_withdrawals_in_the_log_outlast_their_events_in_the_registry(esker, registry):
+    service = esker(schemas=registry, flush={"max_age": "1h"}).start()
+    send(service, otlp.record("privacy.consent.withdrawn", {"user.id": "bob"}))
+    service.kill()
+    (registry / "withdrawals.yaml").write_text("file_format: definition/2\n")
+    service.start()
+    send(service, order(1, user__id="bob", consent__granted=["analytics"]))
+    assert service.stop() == 0
+    assert orders(service)[1][:3] == ("denied", "withdrawal", False)
+    assert len(withdrawals(service)) == 1
 
 
 def test_a_broken_event_is_sealed_listed_repaired_and_replayed(esker, tmp_path):

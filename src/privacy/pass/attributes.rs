@@ -66,18 +66,27 @@ impl<'g, 'r, 'a, O: Observer> Pass<'g, 'r, 'a, O> {
         for key in policy.tenant_keys() {
             let chosen = self.scratch.chosen.iter().find(|chosen| chosen.key == *key);
             let (Some(chosen), Some(plan)) = (chosen, policy.attribute(*key)) else { continue };
-            // Or a caller could choose under whose key its pseudonyms are made.
-            if is_untrusted(plan, chosen.attribute.value) {
-                continue;
-            }
-            let text = &mut self.scratch.entry;
-            text.clear();
-            if let Ok(Some(value)) = coerce(chosen.attribute.value, &plan.coercion, TENANT_BYTES_MAX, text) {
-                let value = as_text(value, text);
-                self.store.set_tenant(Some(value.text(text).unwrap_or_default()));
+            let attribute = chosen.attribute;
+            if self.read_tenant(plan, attribute) {
                 return;
             }
         }
+    }
+
+    /// Takes an attribute's value as the record's tenant; false where it has none that counts.
+    pub(super) fn read_tenant(&mut self, plan: &AttributePlan, attribute: &RawAttribute<'a>) -> bool {
+        // Or a caller could choose under whose key its pseudonyms are made.
+        if is_untrusted(plan, attribute.value) {
+            return false;
+        }
+        let text = &mut self.scratch.entry;
+        text.clear();
+        let Ok(Some(value)) = coerce(attribute.value, &plan.coercion, TENANT_BYTES_MAX, text) else {
+            return false;
+        };
+        let value = as_text(value, text);
+        self.store.set_tenant(Some(value.text(text).unwrap_or_default()));
+        true
     }
 
     /// Finds a key's number; `previous` is the number of the key before it.

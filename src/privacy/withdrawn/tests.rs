@@ -71,6 +71,22 @@ fn a_late_lift_undoes_the_withdrawal_that_it_followed() {
 }
 
 #[test]
+fn a_lift_that_is_sent_again_does_not_undo_what_was_received_meanwhile() {
+    let meanwhile = [withdrawal(10, 11), lift(20, 21), withdrawal(15, 30)];
+    assert!(closed(&meanwhile), "its clock may be slow");
+    assert!(closed(&[meanwhile[0], meanwhile[1], meanwhile[2], lift(20, 90)]));
+    assert!(
+        closed(&[meanwhile[0], lift(20, 90), meanwhile[2], meanwhile[1]]),
+        "whichever becomes known first"
+    );
+    assert!(
+        !closed(&[meanwhile[0], meanwhile[1], meanwhile[2], lift(20, 90), lift(21, 91)]),
+        "one of its own"
+    );
+    assert!(!closed(&[meanwhile[0], meanwhile[1], lift(20, 90)]), "nor does it close anything");
+}
+
+#[test]
 fn a_late_withdrawal_stops_until_it_is_lifted_once_more() {
     let late = [lift(20, 21), withdrawal(10, 90)];
     assert!(closed(&late), "its clock may be slow");
@@ -136,8 +152,10 @@ fn statements() -> impl Strategy<Value = Vec<(u8, Statement)>> {
 /// The rule, said another way.
 fn expected(statements: &[Statement]) -> bool {
     let made = |one: &Statement| one.made_micros.min(one.received_micros);
-    let last_lift =
-        statements.iter().filter(|one| one.lifts).max_by_key(|one| (made(one), one.received_micros));
+    let last_lift = statements
+        .iter()
+        .filter(|one| one.lifts)
+        .max_by_key(|one| (made(one), std::cmp::Reverse(one.received_micros)));
     statements.iter().filter(|one| !one.lifts).any(|withdrawal| {
         last_lift.is_none_or(|lift| {
             made(lift) <= made(withdrawal) || lift.received_micros < withdrawal.received_micros
@@ -164,6 +182,30 @@ proptest! {
         }
         prop_assert_eq!(one.len(), withdrawn);
         prop_assert_eq!(other.len(), withdrawn);
+    }
+
+    #[test]
+    fn no_permutation_with_duplicates_makes_a_difference((statements, again) in statements().prop_flat_map(|all| {
+        let twice = [all.clone(), all.clone()].concat();
+        (Just(all), Just(twice).prop_shuffle())
+    })) {
+        let (one, other) = (Withdrawn::new(), Withdrawn::new());
+        statements.iter().for_each(|(_, said)| one.insert(ALICE, *said));
+        again.iter().for_each(|(_, said)| other.insert(ALICE, *said));
+        prop_assert_eq!(one.is_withdrawn(ALICE), other.is_withdrawn(ALICE));
+        prop_assert_eq!(one.len(), other.len());
+    }
+
+    #[test]
+    fn nothing_that_was_sent_before_undoes_a_withdrawal(statements in statements(), made in 0..20_i64, late in 21..30_i64) {
+        let withdrawn = Withdrawn::new();
+        statements.iter().for_each(|(_, said)| withdrawn.insert(ALICE, *said));
+        withdrawn.insert(ALICE, withdrawal(made, 20));
+        // A time that was clamped to its receipt would be another one now.
+        for (_, said) in statements.iter().filter(|(_, said)| said.made_micros <= said.received_micros) {
+            withdrawn.insert(ALICE, Statement { received_micros: late, ..*said });
+        }
+        prop_assert!(withdrawn.is_withdrawn(ALICE));
     }
 
     #[test]
