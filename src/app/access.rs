@@ -6,11 +6,11 @@
 //! whether a file was written over, renamed into place, or reached through a link that now leads elsewhere, as Kubernetes
 //! replaces mounted secrets. SIGHUP does the same at once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ use super::AppError;
 use super::status::{self, RunFile};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::receive::access::{Access, Denial, HandshakeFailure, Port};
+use crate::receive::access::{Access, Denial, HandshakeFailure, Port, TlsFiles};
 use crate::telemetry::{Metric, Sample};
 
 /// How old what is in force may become after the files changed.
@@ -64,67 +64,76 @@ pub(super) fn open_addresses(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// Checks the files as a start would, where all of them are on this machine; answers what is to be noted.
+/// Checks the files as a start would, TLS and tokens each where its files are on this machine; answers what is to be noted.
 pub(super) fn check(config: &Config) -> Result<Vec<String>, AppError> {
-    let files = &config.receive.access.files;
+    let mut files = config.receive.access.files.clone();
     let mut notes = open_addresses(config);
-    let tls = files.tls.iter().flat_map(|tls| {
-        [
-            ("receive.tls.cert", Some(&tls.certificate)),
-            ("receive.tls.key", Some(&tls.key)),
-            ("receive.tls.client_ca", tls.client_ca.as_ref()),
-        ]
-    });
-    let named = tls.chain([("receive.tokens_file", files.tokens.as_ref())]);
-    let missing = named.filter_map(|(key, path)| path.filter(|path| !path.exists()).map(|path| (key, path)));
-    let missing: Vec<_> = missing
-        .map(|(key, path)| {
-            format!("{key}: {} is not on this machine, so access was not checked", path.display())
-        })
-        .collect();
-    if missing.is_empty() {
-        Access::load(files.clone(), Arc::new(SystemClock))?;
+    let mut missing = |what: &str, key: &str, path: &Path| {
+        let is_missing = !path.exists();
+        if is_missing {
+            notes.push(format!("{key}: {} is not on this machine, so {what} not checked", path.display()));
+        }
+        is_missing
+    };
+    let of_tls = files.tls.iter().flat_map(TlsFiles::named);
+    if of_tls.filter(|(key, path)| missing("TLS was", key, path)).count() > 0 {
+        files.tls = None;
     }
-    notes.extend(missing);
+    files.tokens = files.tokens.filter(|path| !missing("tokens were", "receive.tokens_file", path));
+    Access::load(files, Arc::new(SystemClock))?;
     Ok(notes)
+}
+
+/// Hears SIGHUP from now on, where there are files to read again; elsewhere it keeps its usual meaning. Called before the
+/// start, so that no SIGHUP ends the process while it starts.
+pub(super) fn hangups(config: &Config) -> Option<Signal> {
+    let files = &config.receive.access.files;
+    if files.tls.is_none() && files.tokens.is_none() {
+        return None;
+    }
+    match signal(SignalKind::hangup()) {
+        Ok(hangups) => Some(hangups),
+        Err(error) => {
+            tracing::warn!(%error, "SIGHUP cannot be heard; certificates and tokens are still read again by themselves");
+            None
+        }
+    }
 }
 
 /// Reads the files again until `stop`; `run` is brought up to date where the certificate changed.
 pub(super) async fn keep(
     access: Arc<Access>,
+    mut hangups: Option<Signal>,
     (data_dir, mut run): (PathBuf, RunFile),
     stop: CancellationToken,
 ) {
     if !access.has_tls() && !access.has_tokens() {
-        // SIGHUP keeps its usual meaning.
         return;
     }
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => Some(hangup),
-        Err(error) => {
-            tracing::warn!(%error, "SIGHUP cannot be heard; certificates and tokens are still read again by themselves");
-            None
-        }
-    };
     let mut tick = interval(RELOAD_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
-            () = heard(&mut hangup) => {}
+            () = heard(&mut hangups) => {}
         }
         let reading = Arc::clone(&access);
-        // A slow disk must not hold up requests.
-        let Ok(found) = tokio::task::spawn_blocking(move || reading.reload(RELOAD_PAUSE)).await else {
-            continue;
-        };
+        // A slow disk must hold up neither requests nor a stop.
+        let reading = tokio::task::spawn_blocking(move || reading.reload(RELOAD_PAUSE));
+        let Some(found) = stop.run_until_cancelled(reading).await else { return };
+        let Ok(found) = found else { continue };
         for reloaded in found {
             let what = reloaded.what;
             match reloaded.outcome {
                 Ok(()) => {
                     tracing::info!(what, "changed files were read; new connections and requests see them");
                     warn_of_expiry(&access, &SystemClock);
+                    if access.refuses_all() {
+                        tracing::warn!(
+                            "receive.tokens_file lists no token; every request from another machine is refused"
+                        );
+                    }
                 }
                 Err(error) => {
                     tracing::error!(what, %error, "changed files cannot be used; what was in force before stays");
@@ -141,9 +150,9 @@ pub(super) async fn keep(
     }
 }
 
-async fn heard(hangup: &mut Option<tokio::signal::unix::Signal>) {
-    match hangup {
-        Some(hangup) => drop(hangup.recv().await),
+async fn heard(hangups: &mut Option<Signal>) {
+    match hangups {
+        Some(hangups) => drop(hangups.recv().await),
         None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@
 //! fingerprint and a token for this run are. So commands need no configuration, and a certificate for another name is no
 //! hindrance when it is asked as 127.0.0.1.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,16 @@ impl Client {
     }
 
     /// For any server.
-    pub(super) fn remote(credentials: &Credentials, timeout: Duration) -> anyhow::Result<Self> {
+    pub(super) fn remote(
+        endpoint: &str,
+        credentials: &Credentials,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
+        if credentials.token_file.is_some() && !keeps_secrets(endpoint) {
+            bail!(
+                "{endpoint} would carry the token of --token-file unencrypted to another machine; use https"
+            );
+        }
         let mut builder = builder(timeout);
         if let Some(file) = &credentials.ca {
             let pem = std::fs::read(file).with_context(|| format!("--ca {}", file.display()))?;
@@ -91,6 +101,14 @@ impl Client {
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
     // A token goes to the address that was named, and nowhere else.
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(timeout)
+}
+
+/// Whether what is sent there can be read on the way by nobody.
+fn keeps_secrets(endpoint: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(endpoint) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());
+    url.scheme() == "https" || is_loopback || host == "localhost"
 }
 
 fn token(file: &Path) -> anyhow::Result<Zeroizing<String>> {
@@ -171,5 +189,27 @@ impl ServerCertVerifier for Pinned {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_to_another_machine_only_encrypted() {
+        for safe in
+            ["https://esker.example.com:4318", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost/"]
+        {
+            assert!(keeps_secrets(safe), "{safe}");
+        }
+        for open in
+            ["http://esker.example.com", "http://10.0.0.7:1", "http://localhost.example.com", "esker:4318"]
+        {
+            assert!(!keeps_secrets(open), "{open}");
+        }
+        let credentials = Credentials { token_file: Some("token".into()), ..Credentials::default() };
+        let refused = Client::remote("http://10.0.0.7:4318", &credentials, Duration::from_secs(1));
+        assert!(refused.err().unwrap().to_string().contains("use https"));
     }
 }

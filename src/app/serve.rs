@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,9 @@ use crate::registry::Registry;
 use crate::telemetry;
 use crate::wal::{self, DamageKind, Position, Recovery, RetryLimits, RetryWindow, Wal, WalFiles, WalOptions};
 
+/// How long the process waits, after everything has stopped, for calls that a disk does not answer.
+const LEFT_BEHIND_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// The one line on stdout.
 #[derive(Debug, Serialize)]
 struct Ready {
@@ -57,16 +61,18 @@ pub fn command(config: Config) -> Result<(), AppError> {
     telemetry::init_logs(&config.log_filter).map_err(anyhow::Error::from)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = signals().context("signal handlers cannot be installed")?;
         run(config, shutdown).await
-    })
+    });
+    // What the disk still holds up belongs to nobody any more.
+    runtime.shutdown_timeout(LEFT_BEHIND_TIME_MAX);
+    ended
 }
 
 /// Hears SIGTERM and SIGINT from now on; the future resolves on the first. Called before the start, so that no signal
 /// ends the process by the system's default once it has said that it is ready.
 fn signals() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
@@ -81,7 +87,8 @@ fn signals() -> std::io::Result<impl Future<Output = ()>> {
 /// # Errors
 /// As [`command`].
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-    let service = Service::start(&config).await?;
+    let hangups = access::hangups(&config);
+    let service = Service::start(&config, hangups).await?;
     service.announce()?;
     service.supervise(shutdown, config.shutdown_grace).await
 }
@@ -110,7 +117,7 @@ struct Sockets {
 }
 
 impl Service {
-    async fn start(config: &Config) -> Result<Self, AppError> {
+    async fn start(config: &Config, hangups: Option<Signal>) -> Result<Self, AppError> {
         let (clock, ids): (Arc<dyn Clock>, Arc<dyn Ids>) = (Arc::new(SystemClock), Arc::new(RandomIds));
         let registry = Arc::new(Registry::load(&config.schemas)?);
         for name in &config.ignored_variables {
@@ -179,7 +186,7 @@ impl Service {
         let counts = (accounting, config.data_dir.join(super::status::COUNTS_FILE));
         Self::spawn(
             config,
-            (sockets, access),
+            (sockets, access, hangups),
             Intake::new(parts),
             flusher,
             wal,
@@ -190,7 +197,7 @@ impl Service {
 
     fn spawn(
         config: &Config,
-        (sockets, access): (Sockets, Arc<Access>),
+        (sockets, access, hangups): (Sockets, Arc<Access>, Option<Signal>),
         intake: Intake,
         flusher: Flusher,
         wal: Arc<Wal>,
@@ -226,7 +233,8 @@ impl Service {
             policy_version,
             data_dir: config.data_dir.clone(),
         };
-        tokio::spawn(access::keep(Arc::clone(&access), (config.data_dir.clone(), run), stop_admin.clone()));
+        let place = (config.data_dir.clone(), run);
+        tokio::spawn(access::keep(Arc::clone(&access), hangups, place, stop_admin.clone()));
         tokio::spawn(following.run(stop_admin.clone()));
         tokio::spawn(Care::new(config, state.care.clone()).on_schedule(stop_listeners.clone()));
         tokio::spawn(save_counts(counts.clone(), flusher.watch(), stop_admin.clone()));
@@ -409,7 +417,8 @@ fn limits(config: &Config) -> Limits {
         request_bytes_max: config.receive.request_bytes_max,
         connections_max: config.receive.connections_max,
         request_time_max: config.receive.request_time_max,
-        drain_time_max: config.shutdown_grace,
+        // The other half is for the last flush, even where a client holds up its connection.
+        drain_time_max: config.shutdown_grace / 2,
         ..Limits::default()
     }
 }

@@ -47,8 +47,9 @@ impl AccessConfig {
                 return Err(problem("receive.tls.cert", "is missing beside the other keys of receive.tls"));
             }
         };
-        for (key, path) in [("receive.tokens_file", &tokens), ("receive.tls.client_ca", &client_ca(&tls))] {
-            if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        let of_tls = tls.iter().flat_map(TlsFiles::named);
+        for (key, path) in of_tls.chain(tokens.as_deref().map(|path| ("receive.tokens_file", path))) {
+            if path.as_os_str().is_empty() {
                 return Err(problem(key, "names no file; remove the key or name one"));
             }
         }
@@ -71,10 +72,6 @@ impl AccessConfig {
         }
         Ok(Self { files: AccessFiles { tls, tokens }, insecure })
     }
-}
-
-fn client_ca(tls: &Option<TlsFiles>) -> Option<PathBuf> {
-    tls.as_ref().and_then(|tls| tls.client_ca.clone())
 }
 
 /// An IPv4 address in IPv6's clothes is what it is in IPv4.
@@ -136,5 +133,9 @@ mod tests {
         assert!(said("tls = { client_ca = \"k\" }").contains("receive.tls.cert"));
         assert!(said("tls = { cert = \"c\", key = \"k\", ca = \"x\" }").contains("ca"));
         assert!(said("tokens_file = \"\"").contains("names no file"));
+        for (tls, key) in [("cert = \"\", key = \"k\"", "cert"), ("cert = \"c\", key = \"\"", "key")] {
+            let said = said(&format!("tls = {{ {tls} }}"));
+            assert!(said.contains("names no file") && said.contains(&format!("receive.tls.{key}")), "{said}");
+        }
     }
 }

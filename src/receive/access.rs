@@ -137,7 +137,12 @@ impl Access {
         });
         let tokens = files.tokens.as_ref().map(|path| {
             let text = files::read(TOKENS_KEY, path, Privacy::Unchanged)?;
-            Ok::<_, AccessError>(InForce::new(parse_tokens(path, &text)?, Sha256::digest(&*text).into()))
+            let tokens = parse_tokens(path, &text)?;
+            if tokens.is_empty() {
+                let problem = "it lists no token; make one with `esker tokens new --name NAME --add-to FILE`";
+                return Err(tokens_problem(path, problem));
+            }
+            Ok::<_, AccessError>(InForce::new(tokens, Sha256::digest(&*text).into()))
         });
         let (tls, tokens) = (tls.transpose()?, tokens.transpose()?);
         let local = match &tokens {
@@ -154,7 +159,7 @@ impl Access {
     /// Reads the files again and puts into force what changed and is whole. What is broken changes nothing. Connections
     /// that are open go on. Answers what changed since the last reading.
     ///
-    /// Files are not always replaced at one stroke. So a change counts only if it is the same after a `pause`; otherwise
+    /// A file of tokens that lists none is whole here, unlike at the start: so the last one is revoked. Files are not always replaced at one stroke. So a change counts only if it is the same after a `pause`; otherwise
     /// the next call sees how it ended. Blocks on the disk and for the pause.
     pub fn reload(&self, pause: Duration) -> Vec<Reloaded> {
         let mut found = Vec::new();
@@ -192,6 +197,12 @@ impl Access {
     #[must_use]
     pub fn has_tokens(&self) -> bool {
         self.tokens.is_some()
+    }
+
+    /// Whether the file of tokens in force lists none, so that only commands on this machine come in.
+    #[must_use]
+    pub fn refuses_all(&self) -> bool {
+        self.tokens.as_ref().is_some_and(|tokens| tokens.get().is_empty())
     }
 
     /// SHA-256 of the certificate in force, in hex.
@@ -437,11 +448,12 @@ const PRIVATE_KEY_KEY: &str = "receive.tls.key";
 const CLIENT_CA_KEY: &str = "receive.tls.client_ca";
 
 fn parse_tokens(path: &Path, text: &[u8]) -> Result<Tokens, AccessError> {
-    let content = |problem: String| AccessError::Content { key: TOKENS_KEY, path: path.to_owned(), problem };
-    let text = std::str::from_utf8(text).map_err(|_| content("it is not text".to_owned()))?;
-    Tokens::parse(text).map_err(|problem| {
-        content(if problem.line == 0 { problem.problem.to_owned() } else { problem.to_string() })
-    })
+    let text = std::str::from_utf8(text).map_err(|_| tokens_problem(path, "it is not text"))?;
+    Tokens::parse(text).map_err(|problem| tokens_problem(path, &problem.to_string()))
+}
+
+fn tokens_problem(path: &Path, problem: &str) -> AccessError {
+    AccessError::Content { key: TOKENS_KEY, path: path.to_owned(), problem: problem.to_owned() }
 }
 
 /// The content of the files of TLS.

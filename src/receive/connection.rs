@@ -12,14 +12,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{HeaderMap, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long accepting pauses where the process has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a connection that is to close may go on without a request that begins, runs or ends. hyper says goodbye first,
+/// but does not end a connection whose client sent half a head, or answers no ping.
+const CLOSING_SILENCE: Duration = Duration::from_secs(1);
+
+/// Marks an answer after which the connection closes, so that a stranger does not keep its place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LastAnswer;
+
 /// Answers a request.
 pub(super) trait Handler: Clone + Send + Sync + 'static {
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ReplyBody>> + Send;
@@ -59,12 +68,12 @@ pub(super) enum Versions {
 }
 
 /// Accepts and serves connections until `shutdown` ends, and then until the requests in flight ended or the limit of the
-/// drain is reached. `accepting` holds work that requests left behind.
+/// drain is reached. `accepting` holds work that requests left behind. `closing` is cancelled when the drain begins.
 pub(super) async fn serve<H: Handler>(
     listener: GuardedListener,
     versions: Versions,
     handler: H,
-    accepting: TaskTracker,
+    (accepting, closing): (TaskTracker, CancellationToken),
     limits: Arc<Limits>,
     stats: Arc<ReceiveStats>,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -76,7 +85,7 @@ pub(super) async fn serve<H: Handler>(
         entrance: listener.entrance,
         stats,
         tasks: TaskTracker::new(),
-        closing: CancellationToken::new(),
+        closing,
         aborting: CancellationToken::new(),
         limits,
     };
@@ -244,7 +253,14 @@ impl<H: Handler> Connection<H> {
         let service = service_fn(|request| {
             let (handler, running) = (self.handler.clone(), Activity::begin(&activity));
             async move {
-                let response = handler.handle(request).await;
+                let is_http1 = request.version() < Version::HTTP_2;
+                let mut response = handler.handle(request).await;
+                if response.extensions().get::<LastAnswer>().is_some() {
+                    running.close_connection();
+                    if is_http1 {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                }
                 drop(running);
                 Ok::<_, Infallible>(response)
             }
@@ -257,22 +273,23 @@ impl<H: Handler> Connection<H> {
             tokio::select! {
                 // A broken connection concerns its client alone, which will see it.
                 _ = connection.as_mut() => return,
-                () = self.closing.cancelled(), if !closing => {
-                    closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+                () = self.closing.cancelled(), if !closing => {}
+                () = activity.last_answer.notified(), if !closing => {}
                 () = silence.as_mut() => {
-                    let silent = activity.silent_since(&mut seen);
-                    if silent && closing {
+                    let is_silent = activity.silent_since(&mut seen);
+                    if is_silent && closing {
                         return;
                     }
-                    if silent {
-                        closing = true;
-                        connection.as_mut().graceful_shutdown();
+                    if !is_silent {
+                        let pause = if closing { CLOSING_SILENCE } else { self.limits.idle_time_max };
+                        silence.as_mut().reset(Instant::now() + pause);
+                        continue;
                     }
-                    silence.as_mut().reset(Instant::now() + self.limits.idle_time_max);
                 }
             }
+            closing = true;
+            connection.as_mut().graceful_shutdown();
+            silence.as_mut().reset(Instant::now() + CLOSING_SILENCE);
         }
     }
 }
@@ -280,22 +297,24 @@ impl<H: Handler> Connection<H> {
 /// Requests of one connection.
 #[derive(Debug, Default)]
 struct Activity {
-    begun: AtomicU64,
+    /// Requests that began, and requests that ended.
+    changes: AtomicU64,
     running: AtomicU64,
+    last_answer: Notify,
 }
 
 impl Activity {
     fn begin(this: &Arc<Self>) -> Running {
-        this.begun.fetch_add(1, Relaxed);
+        this.changes.fetch_add(1, Relaxed);
         this.running.fetch_add(1, Relaxed);
         Running(Arc::clone(this))
     }
 
-    /// Whether nothing began and nothing ran since `seen`, which is brought up to date.
+    /// Whether nothing began, ran or ended since `seen`, which is brought up to date.
     fn silent_since(&self, seen: &mut u64) -> bool {
-        let begun = self.begun.load(Relaxed);
-        let silent = begun == *seen && self.running.load(Relaxed) == 0;
-        *seen = begun;
+        let changes = self.changes.load(Relaxed);
+        let silent = changes == *seen && self.running.load(Relaxed) == 0;
+        *seen = changes;
         silent
     }
 }
@@ -303,8 +322,16 @@ impl Activity {
 /// A request that runs until this is dropped.
 struct Running(Arc<Activity>);
 
+impl Running {
+    /// Has the connection close once its requests are answered.
+    fn close_connection(&self) {
+        self.0.last_answer.notify_one();
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
+        self.0.changes.fetch_add(1, Relaxed);
         self.0.running.fetch_sub(1, Relaxed);
     }
 }

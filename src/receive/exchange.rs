@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::request::Parts;
 use http_body::Body;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Entrance;
@@ -42,6 +44,10 @@ pub(super) struct Exchange<S> {
     pub(super) stats: Arc<ReceiveStats>,
     /// Requests that the sink is working on. They outlive their connections.
     pub(super) accepting: TaskTracker,
+    /// Cancelled when the listener drains. The rest of a refused body is not waited for then.
+    pub(super) closing: CancellationToken,
+    /// Places for bodies without a valid token.
+    strangers: Arc<Semaphore>,
 }
 
 /// A body that was read, and the memory that it holds.
@@ -58,7 +64,17 @@ impl<S: Sink> Exchange<S> {
         budget: MemoryBudget,
         stats: Arc<ReceiveStats>,
     ) -> Self {
-        Self { sink, entrance, limits: Arc::new(limits), budget, stats, accepting: TaskTracker::new() }
+        let strangers = Arc::new(Semaphore::new(limits.strangers_max.min(Semaphore::MAX_PERMITS)));
+        Self {
+            sink,
+            entrance,
+            limits: Arc::new(limits),
+            budget,
+            stats,
+            accepting: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            strangers,
+        }
     }
 
     /// Reads a body of at most the request limit and `framing_bytes`. Where it is refused, the rest of it is read too and
@@ -75,28 +91,29 @@ impl<S: Sink> Exchange<S> {
         let deadline = Instant::now() + self.limits.request_time_max;
         let received = self.read(&mut body, framing_bytes, deadline).await;
         if received.is_err() && !awaits_continue {
-            body::discard(&mut body, self.discarded_bytes_max(), deadline).await;
+            self.discard(&mut body, self.discarded_bytes_max(), deadline).await;
         }
         received
     }
 
     /// Judges a request by its head, before anything of its body is read. The body of one that is refused is for the
-    /// most part not read at all.
+    /// most part not read at all, and its head is not held meanwhile.
     pub(super) async fn admit<B>(
         &self,
-        headers: &HeaderMap,
+        head: Parts,
         body: &mut B,
         awaits_continue: bool,
-    ) -> Result<(), Refusal>
+    ) -> Result<Parts, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let admitted = self.entrance.admit(headers);
-        if admitted.is_err() && !awaits_continue {
+        let Err(denied) = self.entrance.admit(&head.headers) else { return Ok(head) };
+        drop(head);
+        if !awaits_continue && let Ok(_place) = self.strangers.try_acquire() {
             let deadline = Instant::now() + self.limits.head_time_max;
-            body::discard(body, DISCARD_STRANGER_BYTES_MAX, deadline).await;
+            self.discard(body, DISCARD_STRANGER_BYTES_MAX, deadline).await;
         }
-        admitted
+        Err(denied)
     }
 
     /// Gets rid of the body of a request that its head already condemned.
@@ -106,8 +123,15 @@ impl<S: Sink> Exchange<S> {
     {
         if !awaits_continue {
             let deadline = Instant::now() + self.limits.request_time_max;
-            body::discard(&mut body, self.discarded_bytes_max(), deadline).await;
+            self.discard(&mut body, self.discarded_bytes_max(), deadline).await;
         }
+    }
+
+    async fn discard<B>(&self, body: &mut B, bytes_max: u64, deadline: Instant)
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        self.closing.run_until_cancelled(body::discard(body, bytes_max, deadline)).await;
     }
 
     fn discarded_bytes_max(&self) -> u64 {

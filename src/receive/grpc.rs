@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 
 use super::access::GuardedListener;
 use super::budget::MemoryBudget;
-use super::connection::{self, Handler, ReplyBody, Versions};
+use super::connection::{self, Handler, LastAnswer, ReplyBody, Versions};
 use super::exchange::{Exchange, Received, outcome};
 use super::inflate::{Encoding, inflate};
 use super::limits::Limits;
@@ -53,9 +53,10 @@ pub async fn serve<S: Sink>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let exchange = Exchange::new(sink, listener.entrance.clone(), limits, budget, Arc::clone(&stats));
-    let (accepting, limits) = (exchange.accepting.clone(), Arc::clone(&exchange.limits));
+    let drained = (exchange.accepting.clone(), exchange.closing.clone());
+    let limits = Arc::clone(&exchange.limits);
     let handler = GrpcHandler(exchange);
-    connection::serve(listener, Versions::Http2, handler, accepting, limits, stats, shutdown).await
+    connection::serve(listener, Versions::Http2, handler, drained, limits, stats, shutdown).await
 }
 
 #[derive(Debug, Clone)]
@@ -65,25 +66,32 @@ impl<S: Sink> Handler for GrpcHandler<S> {
     async fn handle(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let count = self.0.count(Protocol::Grpc);
         let (head, mut body) = request.into_parts();
-        let admitted = self.0.admit(&head.headers, &mut body, false).await;
         // Who does not speak gRPC is answered in plain HTTP, as gRPC has it.
-        if let Some(refusal) = not_grpc(&head) {
+        let not_grpc = not_grpc(&head);
+        let admitted = self.0.admit(head, &mut body, false).await;
+        let is_denied = admitted.is_err();
+        let mut response = if let Some(refusal) = not_grpc {
             let refusal = match admitted {
-                Ok(()) => {
+                Ok(_) => {
                     self.0.turn_away(body, false).await;
                     refusal
                 }
                 Err(denied) => denied,
             };
             count.end(refusal.status().outcome);
-            return plain(refusal.status().http);
-        }
-        let result = match admitted {
-            Ok(()) => self.export(&head, body).await,
-            Err(denied) => Err(denied),
+            plain(refusal.status().http)
+        } else {
+            let result = match admitted {
+                Ok(head) => self.export(&head, body).await,
+                Err(denied) => Err(denied),
+            };
+            count.end(outcome(&result));
+            response(&result)
         };
-        count.end(outcome(&result));
-        response(&result)
+        if is_denied {
+            response.extensions_mut().insert(LastAnswer);
+        }
+        response
     }
 }
 

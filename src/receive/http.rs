@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use super::access::GuardedListener;
 use super::budget::MemoryBudget;
-use super::connection::{self, Handler, ReplyBody, Versions};
+use super::connection::{self, Handler, LastAnswer, ReplyBody, Versions};
 use super::exchange::{Exchange, Received, outcome};
 use super::inflate::{Encoding, inflate};
 use super::json;
@@ -37,9 +37,10 @@ pub async fn serve<S: Sink>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let exchange = Exchange::new(sink, listener.entrance.clone(), limits, budget, Arc::clone(&stats));
-    let (accepting, limits) = (exchange.accepting.clone(), Arc::clone(&exchange.limits));
+    let drained = (exchange.accepting.clone(), exchange.closing.clone());
+    let limits = Arc::clone(&exchange.limits);
     let handler = HttpHandler(exchange);
-    connection::serve(listener, Versions::Http1And2, handler, accepting, limits, stats, shutdown).await
+    connection::serve(listener, Versions::Http1And2, handler, drained, limits, stats, shutdown).await
 }
 
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ impl<S: Sink> HttpHandler<S> {
     ) -> Result<Receipt, Refusal> {
         let (head, mut body) = request.into_parts();
         let awaits_continue = head.headers.contains_key(EXPECT);
-        self.0.admit(&head.headers, &mut body, awaits_continue).await?;
+        let head = self.0.admit(head, &mut body, awaits_continue).await?;
         let encoding = match check(&head, format) {
             Ok(encoding) => encoding,
             Err(refusal) => {
@@ -167,6 +168,7 @@ fn response(format: Format, result: &Result<Receipt, Refusal>) -> Response<Reply
         match refusal {
             Refusal::Denied(denial) => {
                 drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(*denial))));
+                response.extensions_mut().insert(LastAnswer);
             }
             Refusal::WrongMethod => drop(headers.insert(ALLOW, HeaderValue::from_static("POST"))),
             Refusal::UnsupportedEncoding => {

@@ -15,7 +15,11 @@ pub struct Limits {
     pub request_time_max: Duration,
     /// Requests that one HTTP/2 connection may have open at a time.
     pub streams_max: u32,
-    /// How long a new connection may take until its first request's head has arrived.
+    /// Bodies without a valid token that are read at a time, to be thrown away; further such requests are answered unread.
+    /// It bounds the memory of strangers, which must not come out of the budget of those who have a token.
+    pub strangers_max: usize,
+    /// How long a new connection may take until its first request's head has arrived, before it
+    /// is told to go; a second later it is closed.
     pub head_time_max: Duration,
     /// A connection is closed once it was without a request for this long, and for twice as long at the latest.
     pub idle_time_max: Duration,
@@ -30,6 +34,7 @@ impl Default for Limits {
             connections_max: 256,
             request_time_max: Duration::from_secs(20),
             streams_max: 64,
+            strangers_max: 256,
             head_time_max: Duration::from_secs(10),
             idle_time_max: Duration::from_secs(60),
             drain_time_max: Duration::from_secs(10),

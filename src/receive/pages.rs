@@ -13,10 +13,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::{Entrance, GuardedListener};
-use super::connection::{self, Handler, ReplyBody, Versions};
+use super::connection::{self, Handler, LastAnswer, ReplyBody, Versions};
 use super::limits::Limits;
 use super::reply::{Refusal, challenge};
 use super::stats::ReceiveStats;
@@ -36,8 +37,8 @@ pub async fn serve(
     let handler = PagesHandler { entrance: listener.entrance.clone(), pages, open_paths };
     // Who watches is not counted among those who send.
     let (stats, limits) = (Arc::new(ReceiveStats::default()), Arc::new(limits));
-    connection::serve(listener, Versions::Http1And2, handler, TaskTracker::new(), limits, stats, shutdown)
-        .await
+    let drained = (TaskTracker::new(), CancellationToken::new());
+    connection::serve(listener, Versions::Http1And2, handler, drained, limits, stats, shutdown).await
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +72,7 @@ impl Handler for PagesHandler {
 /// Also offers `Basic`, with the token as the password, so that a browser asks for it.
 fn denied(refusal: &Refusal) -> Response<ReplyBody> {
     let mut response = reply(refusal.status().http, Bytes::from(format!("{refusal}\n")));
+    response.extensions_mut().insert(LastAnswer);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     if let Refusal::Denied(denial) = refusal {

@@ -298,6 +298,63 @@ def test_a_broken_new_file_is_told_and_the_old_one_stays_in_force(esker):
     assert len([line for line in service.log().splitlines() if '"ERROR"' in line]) == len(errors), "told once"
 
 
+def test_the_last_token_is_revoked_and_a_pipe_in_place_of_a_file_holds_up_nothing(esker):
+    guarded = Guarded(esker)
+    service = guarded.start()
+    assert service.post(otlp.numbered([1])).status == 200
+    tokens = guarded.home / "tokens"
+    tokens.write_text("# nobody\n")
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: service.post(otlp.numbered([1])).status == 401, "the last token is revoked")
+    assert "lists no token" in service.log()
+    tokens.unlink()
+    os.mkfifo(tokens, 0o600)
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "no regular file" in service.log(), "the pipe is refused")
+    fresh = guarded.authority.vouch().write(guarded.home)
+    service.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: serial_shown(service.ready["http"], service.tls) == fresh.serial, "certificates are still read")
+    assert service.stop() == 0
+
+
+def test_a_hang_up_during_the_start_does_not_end_the_service(esker):
+    guarded = Guarded(esker)
+    service = guarded.service
+    program = guarded.home / "key.sh"
+    key = guarded.home / "esker.key"
+    assert service.run("keys", "new", "--out", str(key)).returncode == 0
+    program.write_text(f"#!/bin/sh\nkill -HUP $PPID\ncat {key}\n")
+    program.chmod(0o700)
+    service.sections["privacy"] = {"key": f"command:{program}"}
+    service.write_config()
+    guarded.start()
+    assert service.post(otlp.numbered([1])).status == 200
+    assert service.stop() == 0
+
+
+def test_open_connections_that_say_nothing_do_not_hold_up_a_stop(esker):
+    """Half a head, a silent client of HTTP/2 and a stranger's body that does not come; the last rows are committed."""
+    guarded = Guarded(esker, flush={"max_age": "1h"})
+    service = guarded.start()
+    assert service.post(otlp.numbered([1])).status == 200
+    head = b"POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-length: 9"
+    silent = [head, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), head + b"\r\n\r\n"]
+    streams = []
+    for sent in silent:
+        host, port = service.ready["http"].rsplit(":", 1)
+        stream = service.tls.wrap_socket(socket.create_connection((host, int(port))), server_hostname="127.0.0.1")
+        stream.sendall(sent)
+        streams.append(stream)
+    denied = lambda: by_labels(service.metrics(), "esker_denied_total", port="http", reason="missing")
+    wait_until(lambda: denied() == 1, "all are heard")
+    started = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - started < 10, "within the time for one head"
+    for stream in streams:
+        stream.close()
+    assert lake.query(service.table, "SELECT test_seq FROM events") == [(1,)]
+
+
 def test_the_admin_port_wants_a_token_for_all_but_health(esker):
     guarded = Guarded(esker, mutual=True)
     service = guarded.start()
@@ -401,6 +458,9 @@ def test_check_reads_the_files_and_notes_those_that_are_elsewhere(esker):
     assert done.returncode == 0 and f"{guarded.home / 'tls.key'} is not on this machine" in done.stdout
     assert service.run("serve").returncode == 2
     assert not service.data.exists()
+    (guarded.home / "tokens").write_text("a send nonsense\n")
+    done = service.run("check")
+    assert done.returncode == 2 and "receive.tokens_file" in done.stderr, "each part is checked by itself"
 
 
 def test_a_token_is_shown_once_and_only_its_hash_is_kept(esker):

@@ -272,7 +272,7 @@ impl Sender {
         };
         let client = match &local {
             Some(run) => Client::local(run, &options.credentials, ANSWER_TIME_MAX)?,
-            None => Client::remote(&options.credentials, ANSWER_TIME_MAX)?,
+            None => Client::remote(endpoint, &options.credentials, ANSWER_TIME_MAX)?,
         };
         Ok(Self { client, url: format!("{}/v1/logs", endpoint.trim_end_matches('/')) })
     }

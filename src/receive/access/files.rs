@@ -2,11 +2,12 @@
 //!
 //! Owns: their sizes, their modes, the errors that name key and file. Does not own: what they mean.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 /// Most of a file that is read: certificates of hundreds of authorities, or all the tokens there may be.
@@ -21,6 +22,16 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The authorities of which the OTLP ports want a client's certificate (`client_ca`).
     pub client_ca: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Each file with the key that names it.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let client_ca = self.client_ca.as_deref().map(|path| ("receive.tls.client_ca", path));
+        [("receive.tls.cert", &*self.certificate), ("receive.tls.key", &*self.key)]
+            .into_iter()
+            .chain(client_ca)
+    }
 }
 
 /// Everything that says who may come in.
@@ -98,9 +109,17 @@ pub(super) fn read(
     privacy: Privacy,
 ) -> Result<Zeroizing<Vec<u8>>, AccessError> {
     let failed = |source| AccessError::Unreadable { key, path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    // Opening a pipe would wait for its writer.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    // Opening a pipe would wait for its writer; a folder reads as an error of its own.
+    if !metadata.is_file() {
+        return Err(AccessError::Content {
+            key,
+            path: path.to_owned(),
+            problem: "it is no regular file".to_owned(),
+        });
+    }
     let mode = metadata.permissions().mode() & 0o7777;
     let wrong =
         |problem, remedy| AccessError::Permissions { key, path: path.to_owned(), mode, problem, remedy };

@@ -153,7 +153,7 @@ impl Denial {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct TokenFileProblem {
-    /// Counted from 1; 0 where no line is at fault.
+    /// Counted from 1.
     pub line: usize,
     /// What, and what would be right.
     pub problem: &'static str,
@@ -190,7 +190,7 @@ impl Tokens {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// [`TokenFileProblem`] of the first line that is not understood, or where there is no token.
+    /// [`TokenFileProblem`] of the first line that is not understood. That there is no token is none.
     pub fn parse(text: &str) -> Result<Self, TokenFileProblem> {
         let mut entries: Vec<Entry> = Vec::new();
         for (index, content) in text.lines().enumerate() {
@@ -203,14 +203,13 @@ impl Tokens {
             if entries.iter().any(|other| other.name == entry.name) {
                 return Err(at("another line has this name; give each token its own"));
             }
+            if entries.iter().any(|other| other.hash == entry.hash) {
+                return Err(at("another line has this hash; make a token for each name"));
+            }
             if entries.len() == TOKENS_MAX {
                 return Err(at("there are more than 256 tokens; remove those that are not used any more"));
             }
             entries.push(entry);
-        }
-        if entries.is_empty() {
-            let problem = "it lists no token; make one with `esker tokens new --name NAME --add-to FILE`";
-            return Err(TokenFileProblem { line: 0, problem });
         }
         Ok(Self { entries })
     }
@@ -220,6 +219,11 @@ impl Tokens {
         let hash = digest(token.reveal().as_bytes());
         let requests = Arc::default();
         Self { entries: vec![Entry { name: LOCAL_NAME.into(), allows: None, hash, expires: None, requests }] }
+    }
+
+    /// Whether nobody has a token.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Takes over the counts of those that `before` had under the same names.
@@ -400,9 +404,8 @@ mod tests {
         let good = line(&Token::generate().unwrap(), "good");
         let hash = good.split(' ').nth(2).unwrap();
         let cases = [
-            ("", 0, "no token"),
-            ("# nothing", 0, "no token"),
-            (&format!("{good}\n\n{good}"), 3, "another line"),
+            (&format!("{good}\n\n{good}"), 3, "this name"),
+            (&format!("{good}\nb read {hash}"), 2, "this hash"),
             ("local send sha256:00", 1, "`local`"),
             ("näme send sha256:00", 1, "a name"),
             (&format!("{good}\nb {hash}"), 2, "`send` or `read`"),
@@ -422,7 +425,9 @@ mod tests {
                 "{problem}"
             );
         }
-        let many: Vec<_> = (0..=TOKENS_MAX).map(|number| format!("n{number} send {hash}")).collect();
+        let many: Vec<_> = (0..=TOKENS_MAX)
+            .map(|number| Token::generate().unwrap().line(&format!("n{number}"), TokenUse::Send, None))
+            .collect();
         assert_eq!(Tokens::parse(&many.join("\n")).unwrap_err().line, TOKENS_MAX + 1);
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, Certificate, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -58,10 +58,19 @@ impl Authority {
 
     /// A client that trusts this authority, speaks `protocols`, and has a certificate if it is given one.
     fn client(&self, protocols: &[&str], identity: Option<&Identity>) -> ClientConfig {
+        self.client_of(protocols, identity, rustls::DEFAULT_VERSIONS)
+    }
+
+    fn client_of(
+        &self,
+        protocols: &[&str],
+        identity: Option<&Identity>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match identity {
@@ -291,6 +300,25 @@ async fn with_an_authority_for_clients_only_its_clients_come_in_except_to_the_ad
 }
 
 #[tokio::test]
+async fn who_shows_a_certificate_shows_it_at_each_connection() {
+    let (files, authority) = (Files::new(), Authority::new());
+    files.put_identity(&authority.server());
+    files.put("ca", &authority.pem());
+    let known = authority.vouch(ExtendedKeyUsagePurpose::ClientAuth);
+    for (mutual, kind) in [(true, HandshakeKind::Full), (false, HandshakeKind::Resumed)] {
+        let access = files.load(files.tls(mutual)).unwrap();
+        let service = Service::behind(&access, Port::Http, small()).await;
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            let config = authority.client_of(&[], Some(&known), &[version]);
+            assert_eq!(service.post_tls(config.clone()).await.unwrap().status, 200);
+            // The sessions of the first connection are in what both share.
+            let second = service.connect_tls(config).await.unwrap();
+            assert_eq!(second.get_ref().1.handshake_kind(), Some(kind), "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_none() {
     let (files, authority) = (Files::new(), Authority::new());
     let (first, second) = (authority.server(), authority.server());
@@ -391,6 +419,11 @@ fn files_that_others_may_use_or_that_hold_something_else_are_refused_by_name_and
     put(&files.path("tokens"), "a send sha256:hunter2", 0o644);
     let error = files.refused(files.tokens());
     assert!(error.contains("line 1") && !error.contains("hunter2"), "{error}");
+
+    // Nobody ever writes to this pipe.
+    std::fs::remove_file(files.path("tokens")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, files.path("tokens"), rustix::fs::Mode::RUSR).unwrap();
+    assert!(files.refused(files.tokens()).contains("no regular file"));
 }
 
 /// Four tokens, one of each kind.
@@ -479,12 +512,64 @@ async fn a_request_without_a_token_is_answered_before_its_body_and_takes_no_memo
     service.stop().await;
 }
 
+/// A request without a token, whose body is announced and does not come.
+const STRANGER: &str = "POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\n\
+    content-length: 200000\r\n\r\nabc";
+
+#[tokio::test]
+async fn the_body_of_a_stranger_does_not_hold_up_a_stop_and_others_are_answered_without_theirs() {
+    let guests = Guests::new();
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { head_time_max: hour, drain_time_max: hour, strangers_max: 1, ..small() };
+    let service = Service::behind(&guests.access, Port::Http, limits).await;
+    let send = async || {
+        let mut stream = service.connect().await;
+        stream.write_all(STRANGER.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut first = send().await;
+    eventually("it is refused", || guests.access.denials(Port::Http, Denial::Missing) == 1).await;
+    let mut second = send().await;
+    let status = async |stream: &mut TcpStream| {
+        let mut line = [0; 12];
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut line));
+        read.await.expect("an answer in time").unwrap();
+        String::from_utf8(line.to_vec()).unwrap()
+    };
+    assert_eq!(status(&mut second).await, "HTTP/1.1 401");
+    assert_eq!(service.count(Protocol::HttpProtobuf, Outcome::Denied), 1, "the first is still awaited");
+    let stopped = tokio::time::timeout(Duration::from_secs(20), service.stop());
+    stopped.await.expect("the listener does not wait for it");
+    assert_eq!(status(&mut first).await, "HTTP/1.1 401");
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_a_request_that_is_denied() {
+    let guests = Guests::new();
+    for port in [Port::Http, Port::Grpc] {
+        let service = Service::behind(&guests.access, port, small()).await;
+        let mut sender = service.connect_h2().await;
+        let path = "http://x/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+        let request = Request::post(path).header("content-type", "application/grpc");
+        let reply = send_h2(&mut sender, request.body(Full::new(Bytes::new())).unwrap()).await;
+        assert_eq!(reply.status, if port == Port::Grpc { StatusCode::OK } else { StatusCode::UNAUTHORIZED });
+        eventually("the connection is closed", || sender.is_closed()).await;
+        service.stop().await;
+    }
+    let service = Service::behind(&guests.access, Port::Http, small()).await;
+    let request = STRANGER.replace("200000", "3").into_bytes();
+    let answered = tokio::time::timeout(Duration::from_secs(20), exchange(service.connect().await, request));
+    let reply = answered.await.expect("the end of the connection");
+    assert_eq!((reply.status, reply.header("connection")), (401, Some("close")));
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn grpc_is_told_unauthenticated_in_its_own_way() {
     let guests = Guests::new();
     let service = Service::behind(&guests.access, Port::Grpc, small()).await;
-    let mut sender = service.connect_h2().await;
     let path = "http://x/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+    let send = async |request| send_h2(&mut service.connect_h2().await, request).await;
     let request = |content_type: &str, token: Option<&Token>| {
         let mut request = Request::post(path).header("content-type", content_type);
         if let Some(token) = token {
@@ -493,16 +578,15 @@ async fn grpc_is_told_unauthenticated_in_its_own_way() {
         request.body(Full::new(Bytes::from_static(&[0, 0, 0, 0, 0]))).unwrap()
     };
     for (token, code) in [(None, "16"), (Some(&guests.old), "16"), (Some(&guests.read), "7")] {
-        let reply = send_h2(&mut sender, request("application/grpc", token)).await;
+        let reply = send(request("application/grpc", token)).await;
         assert_eq!((reply.status, reply.headers["grpc-status"].to_str().unwrap()), (StatusCode::OK, code));
         assert!(reply.headers.contains_key("grpc-status-details-bin"));
     }
-    let reply = send_h2(&mut sender, request("text/plain", None)).await;
+    let reply = send(request("text/plain", None)).await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
-    let reply = send_h2(&mut sender, request("application/grpc", Some(&guests.send))).await;
+    let reply = send(request("application/grpc", Some(&guests.send))).await;
     assert_eq!(reply.trailers["grpc-status"], "0");
     assert_eq!(service.count(Protocol::Grpc, Outcome::Denied), 4);
-    drop(sender);
     service.stop().await;
 }
 
@@ -526,6 +610,11 @@ async fn a_changed_token_file_counts_at_once_and_a_broken_one_changes_nothing() 
     assert_eq!((status(&guests.send).await, status(&new).await), (401, 200));
     let list = guests.access.token_list();
     assert_eq!((list[1].name.to_string(), list[1].requests), ("collector".to_owned(), 3));
+    // The last token is revoked by removing its line.
+    guests.files.put("tokens", "# nobody\n");
+    assert!(guests.access.reload(Duration::ZERO).pop().unwrap().outcome.is_ok());
+    assert_eq!((status(&new).await, guests.access.refuses_all()), (401, true));
+    assert!(guests.files.refused(guests.files.tokens()).contains("lists no token"), "not at a start");
     service.stop().await;
 }
 

@@ -286,6 +286,51 @@ async fn silent_connections_are_closed() {
     service.stop().await;
 }
 
+/// All that a silent HTTP/2 client sends: the preface, and settings without any.
+const SILENT_HTTP2: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn who_sends_no_request_within_the_time_for_a_head_is_closed_whatever_else_it_sends() {
+    let limits = Limits {
+        head_time_max: Duration::from_millis(100),
+        idle_time_max: Duration::from_secs(3600),
+        ..small()
+    };
+    let service = Service::start(Listener::Http, FakeSink::new(), limits, MemoryBudget::default()).await;
+    let mut streams = Vec::new();
+    for sent in ["", "PRI * H", "POST /v1/logs HTTP/1.1\r\nhost: x\r\n", SILENT_HTTP2] {
+        let mut stream = service.connect().await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        let mut answer = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));
+        // The end may be a reset, where the server had not read everything.
+        drop(closed.await.expect("the end of the connection"));
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_hold_up_a_stop() {
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { head_time_max: hour, idle_time_max: hour, drain_time_max: hour, ..small() };
+    let service = Service::start(Listener::Http, FakeSink::new(), limits, MemoryBudget::default()).await;
+    let request =
+        format!("POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\ncontent-length: 0\r\n\r\n");
+    // Half a head after a request, and a client of HTTP/2 that answers nothing. The server's bytes say that it has read.
+    let mut streams = Vec::new();
+    for sent in [&format!("{request}POST /v1/logs HTTP/1.1\r\nhost: x\r\n"), SILENT_HTTP2] {
+        let mut stream = service.connect().await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        stream.read_u8().await.unwrap();
+        streams.push(stream);
+    }
+    let stopped = tokio::time::timeout(Duration::from_secs(20), service.stop());
+    stopped.await.expect("the listener does not wait for them");
+}
+
 #[tokio::test]
 async fn a_request_that_takes_long_does_not_count_as_silence() {
     let sink = FakeSink::held();
