@@ -1,5 +1,6 @@
 //! The table on a real folder: created, evolved, appended to, by several writers, with outcomes that lie.
 
+mod clocks;
 pub(crate) mod faults;
 
 use std::collections::BTreeMap;

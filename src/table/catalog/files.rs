@@ -13,7 +13,10 @@
 //! What was read last is kept with its tag, so that a load that finds nothing new costs three small requests: the hint, the
 //! question whether the file still is what it was, and the question whether the next one exists.
 //!
-//! Owns: names and order of metadata files. Does not own: what is in them.
+//! Time never goes back in the metadata, whatever the clocks of the writers show: a version is not older than the one before it.
+//! And what is about to be written is read first: no version is made that its readers would refuse.
+//!
+//! Owns: names and order of metadata files, and their times. Does not own: what else is in them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,8 +26,10 @@ use iceberg::spec::TableMetadata;
 use iceberg::{TableRequirement, TableUpdate};
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode};
+use serde_json::Value;
 
 use super::{Catalog, CommitOutcome, Loaded, Version, Versions};
+use crate::clock::{Clock, SystemClock};
 use crate::table::error::TableError;
 use crate::table::storage::Warehouse;
 
@@ -197,10 +202,10 @@ impl FilesCatalog {
         Ok(Newest::Found(found))
     }
 
-    async fn put(&self, version: u64, metadata: &TableMetadata) -> Result<CommitOutcome, TableError> {
-        let location = self.location(version);
-        let bytes = serde_json::to_vec(metadata)
-            .map_err(|error| TableError::Metadata { location, problem: error.to_string() })?;
+    async fn put(&self, version: u64, metadata: &Value) -> Result<CommitOutcome, TableError> {
+        let bytes = serde_json::to_vec(metadata).map_err(|error| unfit(&error))?;
+        // What cannot be read again would make the table unreadable to everyone, this process included.
+        serde_json::from_slice::<TableMetadata>(&bytes).map_err(|error| unfit(&error))?;
         match self.store.put_opts(&self.key(version), bytes.into(), PutMode::Create.into()).await {
             Ok(_) => match self.is_stray(version).await {
                 Ok(false) => {
@@ -212,8 +217,11 @@ impl FilesCatalog {
                         version,
                         "this process slept while others committed and cleaned up; its commit is taken back"
                     );
-                    self.remove_version(version).await?;
-                    Ok(CommitOutcome::Conflicted)
+                    match self.remove_version(version).await {
+                        Ok(()) => Ok(CommitOutcome::Conflicted),
+                        // It may still stand there.
+                        Err(error) => Ok(CommitOutcome::Unknown(error)),
+                    }
                 }
                 Err(error) => Ok(CommitOutcome::Unknown(error)),
             },
@@ -277,7 +285,7 @@ impl Catalog for FilesCatalog {
     }
 
     async fn create(&self, metadata: TableMetadata) -> Result<CommitOutcome, TableError> {
-        self.put(1, &metadata).await
+        self.put(1, &serde_json::to_value(&metadata).map_err(|error| unfit(&error))?).await
     }
 
     async fn commit(
@@ -290,12 +298,7 @@ impl Catalog for FilesCatalog {
         if requirements.iter().any(|requirement| requirement.check(Some(&base.metadata)).is_err()) {
             return Ok(CommitOutcome::Conflicted);
         }
-        let mut builder =
-            TableMetadata::clone(&base.metadata).into_builder(Some(base.metadata_location.clone()));
-        for update in updates {
-            builder = update.apply(builder)?;
-        }
-        self.put(base.version + 1, &builder.build()?.metadata).await
+        self.put(base.version + 1, &changed(base, updates)?).await
     }
 
     async fn versions(&self) -> Result<Versions, TableError> {
@@ -310,4 +313,58 @@ impl Catalog for FilesCatalog {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The metadata with `updates`.
+///
+/// The crate's builder dates a change that adds no snapshot by the machine's clock, and fails, or makes what its own reader
+/// refuses, where that is behind the table's newest time by more than a minute. So it is shown a table whose times lie back by
+/// the difference, and what it makes of that is put forward again.
+fn changed(base: &Loaded, updates: Vec<TableUpdate>) -> Result<Value, TableError> {
+    let metadata = &base.metadata;
+    let newest_ms = metadata.history().last().map_or(0, |entry| entry.timestamp_ms).max(metadata.last_updated_ms());
+    let ahead_ms = newest_ms - SystemClock.now_micros() / 1000;
+    // A snapshot says itself when it was made: not before its base.
+    let has_time = updates.iter().any(|update| matches!(update, TableUpdate::AddSnapshot { .. }));
+    let shift_ms = if has_time { 0 } else { ahead_ms.max(0) };
+    let start = if shift_ms > 0 {
+        let mut earlier = serde_json::to_value(metadata.as_ref()).map_err(|error| unfit(&error))?;
+        shift(&mut earlier, -shift_ms);
+        serde_json::from_value(earlier).map_err(|error| unfit(&error))?
+    } else {
+        TableMetadata::clone(metadata)
+    };
+    let mut builder = start.into_builder(Some(base.metadata_location.clone()));
+    for update in updates {
+        builder = update.apply(builder)?;
+    }
+    let mut made = serde_json::to_value(&builder.build()?.metadata).map_err(|error| unfit(&error))?;
+    shift(&mut made, shift_ms);
+    Ok(made)
+}
+
+/// Moves the times of the table and of its logs; those of snapshots stay.
+fn shift(metadata: &mut Value, by_ms: i64) {
+    let mut times: Vec<&mut Value> = Vec::new();
+    let Some(metadata) = metadata.as_object_mut() else { return };
+    for (key, value) in metadata {
+        match (key.as_str(), value) {
+            ("last-updated-ms", time) => times.push(time),
+            ("snapshot-log" | "metadata-log", Value::Array(entries)) => {
+                times.extend(entries.iter_mut().filter_map(|entry| entry.get_mut("timestamp-ms")));
+            }
+            _ => {}
+        }
+    }
+    for time in times {
+        if let Some(ms) = time.as_i64() {
+            *time = (ms + by_ms).into();
+        }
+    }
+}
+
+/// Nothing was sent, so that it may be tried again.
+fn unfit(error: &serde_json::Error) -> TableError {
+    let problem = format!("nothing was committed, since nobody could read it: {error}");
+    iceberg::Error::new(iceberg::ErrorKind::DataInvalid, problem).into()
 }
