@@ -404,18 +404,18 @@ mod tests {
         let good = line(&Token::generate().unwrap(), "good");
         let hash = good.split(' ').nth(2).unwrap();
         let cases = [
-            (&format!("{good}\n\n{good}"), 3, "this name"),
-            (&format!("{good}\nb read {hash}"), 2, "this hash"),
+            (&*format!("{good}\n\n{good}"), 3, "this name"),
+            (&*format!("{good}\nb read {hash}"), 2, "this hash"),
             ("local send sha256:00", 1, "`local`"),
             ("näme send sha256:00", 1, "a name"),
-            (&format!("{good}\nb {hash}"), 2, "`send` or `read`"),
+            (&*format!("{good}\nb {hash}"), 2, "`send` or `read`"),
             ("b both sha256:00", 1, "`send` or `read`"),
             ("b send esker_t1_hunter2", 1, "sha256:"),
-            (&format!("b send {hash}0"), 1, "sha256:"),
-            (&format!("b send {}+f", hash.get(..69).unwrap()), 1, "sha256:"),
-            (&format!("b send {hash} 2027-01-01"), 1, "expires="),
-            (&format!("b send {hash} expires=soon"), 1, "expires="),
-            (&format!("b send {hash} expires=2027-06-30T00:00:00Z more"), 1, "too long"),
+            (&*format!("b send {hash}0"), 1, "sha256:"),
+            (&*format!("b send {}+f", hash.get(..69).unwrap()), 1, "sha256:"),
+            (&*format!("b send {hash} 2027-01-01"), 1, "expires="),
+            (&*format!("b send {hash} expires=soon"), 1, "expires="),
+            (&*format!("b send {hash} expires=2027-06-30T00:00:00Z more"), 1, "too long"),
         ];
         for (text, line, part) in cases {
             let problem = Tokens::parse(text).unwrap_err();
@@ -426,7 +426,7 @@ mod tests {
             );
         }
         let many: Vec<_> = (0..=TOKENS_MAX)
-            .map(|number| Token::generate().unwrap().line(&format!("n{number}"), TokenUse::Send, None))
+            .map(|number| Token::generate().unwrap().line(&*format!("n{number}"), TokenUse::Send, None))
             .collect();
         assert_eq!(Tokens::parse(&many.join("\n")).unwrap_err().line, TOKENS_MAX + 1);
     }

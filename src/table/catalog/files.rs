@@ -322,7 +322,8 @@ impl Catalog for FilesCatalog {
 /// the difference, and what it makes of that is put forward again.
 fn changed(base: &Loaded, updates: Vec<TableUpdate>) -> Result<Value, TableError> {
     let metadata = &base.metadata;
-    let newest_ms = metadata.history().last().map_or(0, |entry| entry.timestamp_ms).max(metadata.last_updated_ms());
+    let newest_ms =
+        metadata.history().last().map_or(0, |entry| entry.timestamp_ms).max(metadata.last_updated_ms());
     let ahead_ms = newest_ms - SystemClock.now_micros() / 1000;
     // A snapshot says itself when it was made: not before its base.
     let has_time = updates.iter().any(|update| matches!(update, TableUpdate::AddSnapshot { .. }));
