@@ -165,7 +165,43 @@ pub(super) fn tables(
                 .map_err(|error| problem("tables.policy", &error.to_string()))?,
         });
     }
+    refuse_nested(&tables, &own)?;
     Ok(tables)
+}
+
+/// Refuses tables of which one lies in another's folder: the care of that one would take its files for orphans. A REST catalog
+/// decides itself where its tables lie.
+fn refuse_nested(tables: &[TableConfig], beside_primary: &[String]) -> Result<(), ConfigError> {
+    let beside =
+        tables.iter().take(1).flat_map(|primary| beside_primary.iter().map(move |name| (primary, name)));
+    let named = tables.iter().map(|table| (table, &table.name)).chain(beside);
+    let placed: Vec<(&String, String)> = named
+        .filter(|(table, _)| matches!(table.catalog, CatalogOptions::Files))
+        .map(|(table, name)| (name, folder(&table.warehouse, name)))
+        .collect();
+    for (place, (inner, inside)) in placed.iter().enumerate() {
+        for (other, (outer, around)) in placed.iter().enumerate() {
+            if place != other && inside.starts_with(around.as_str()) {
+                return Err(problem(
+                    "tables.warehouse",
+                    &format!(
+                        "the table `{inner}` would lie in {inside}, which is in the folder of the table `{outer}`; change its \
+                         name or its warehouse"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A table's folder, with a slash at its end. What one means is written in one way.
+fn folder(warehouse: &str, name: &str) -> String {
+    let (scheme, path) = warehouse.split_once("://").unwrap_or(("", warehouse));
+    let absolute = std::path::absolute(path).ok().filter(|_| scheme == "file");
+    let path = absolute.as_ref().and_then(|path| path.to_str()).unwrap_or(path);
+    let parts = path.split('/').chain(name.split('.')).filter(|part| !matches!(*part, "" | "."));
+    format!("{scheme}://{}/", parts.collect::<Vec<_>>().join("/"))
 }
 
 /// Checks all routes against the tables and against each other.

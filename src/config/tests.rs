@@ -207,3 +207,26 @@ fn tables_have_names_and_retentions_of_their_own() {
     let many: String = (0..TABLES_MAX).map(|number| format!("[[tables]]\nname = 'a.t{number}'\n")).collect();
     assert!(Config::from_toml(&many).unwrap_err().to_string().contains("at most"));
 }
+
+#[test]
+fn a_table_inside_of_another_ones_folder_is_refused() {
+    let with = |warehouse: &str, name: &str| {
+        let primary = "[table]\nwarehouse = 'file:///lake/wh'\nname = 'product.events'";
+        format!("{primary}\n[[tables]]\nname = '{name}'\nwarehouse = '{warehouse}'")
+    };
+    for (warehouse, name) in [
+        ("file:///lake/wh/product", "events.data"),
+        ("file:///lake//wh/./product/", "events.data"),
+        ("file:///lake/wh/product/events", "a.b"),
+        ("file:///lake/wh/product", "events_quarantine.data"),
+        ("file:///", "lake.wh"),
+    ] {
+        let text = message(&with(warehouse, name));
+        assert!(text.contains("tables.warehouse") && text.contains("folder"), "{text}");
+    }
+    for (warehouse, name) in
+        [("file:///lake/wh", "product.events_more"), ("s3://lake/wh/product", "events.data")]
+    {
+        Config::from_toml(&with(warehouse, name)).unwrap();
+    }
+}

@@ -18,8 +18,8 @@ use iceberg::expr::{Predicate, Reference};
 use iceberg::spec::Datum;
 use iceberg::{Error, ErrorKind, Runtime, TableIdent};
 
-use super::{Found, TableOptions};
 use super::error::TableError;
+use super::{Found, TableOptions};
 use crate::datafile::TIME_COLUMN;
 
 /// Rows in a batch.

@@ -322,7 +322,8 @@ impl Catalog for FilesCatalog {
 /// the difference, and what it makes of that is put forward again.
 fn changed(base: &Loaded, updates: Vec<TableUpdate>) -> Result<Value, TableError> {
     let metadata = &base.metadata;
-    let newest_ms = metadata.history().last().map_or(0, |entry| entry.timestamp_ms).max(metadata.last_updated_ms());
+    let newest_ms =
+        metadata.history().last().map_or(0, |entry| entry.timestamp_ms).max(metadata.last_updated_ms());
     let ahead_ms = newest_ms - SystemClock.now_micros() / 1000;
     // A snapshot says itself when it was made: not before its base.
     let has_time = updates.iter().any(|update| matches!(update, TableUpdate::AddSnapshot { .. }));
@@ -340,6 +341,10 @@ fn changed(base: &Loaded, updates: Vec<TableUpdate>) -> Result<Value, TableError
     }
     let mut made = serde_json::to_value(&builder.build()?.metadata).map_err(|error| unfit(&error))?;
     shift(&mut made, shift_ms);
+    if let (true, Some(time)) = (shift_ms > 0, made.get_mut("last-updated-ms")) {
+        // Not a moment more: commits in a row would move it on and on.
+        *time = newest_ms.into();
+    }
     Ok(made)
 }
 
