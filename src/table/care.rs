@@ -449,7 +449,11 @@ fn still_the_same(metadata: &TableMetadata) -> Vec<TableRequirement> {
         snapshot_id: Some(reference.snapshot_id),
     };
     let uuid = TableRequirement::UuidMatch { uuid: metadata.uuid() };
-    std::iter::once(uuid).chain(snapshot::references(metadata).into_iter().map(unmoved)).collect()
+    let (r#ref, snapshot_id) = (MAIN_BRANCH.to_owned(), metadata.current_snapshot_id());
+    // Also where there is no `main` yet: then none may have come.
+    let main = TableRequirement::RefSnapshotIdMatch { r#ref, snapshot_id };
+    let others = snapshot::references(metadata).into_iter().filter(|(name, _)| name != MAIN_BRANCH);
+    [uuid, main].into_iter().chain(others.map(unmoved)).collect()
 }
 
 /// The first day of a manifest's files, by what the list of manifests says of it.
