@@ -7,7 +7,8 @@
 //! 1. `retain`: data files of days before the horizon leave the newest snapshot, in one commit.
 //! 2. `expire`: snapshots that are old enough are expired, in one commit.
 //! 3. `orphans`: files that only they named are deleted; so are files that nothing names and that are older than any commit
-//!    that may still be under way, such as those of a run or a writer that was killed.
+//!    that may still be under way, such as those of a run or a writer that was killed. Before those are deleted, the table is
+//!    told, in one commit, so that a writer that slept does not commit them afterwards.
 //! 4. `versions`: old numbered metadata files are deleted.
 //!
 //! Owns: what is chosen (the modules below, pure), the order of the steps, the report. Does not own: commits and deletions
@@ -134,6 +135,10 @@ pub async fn plan(table: &Table, rules: &Rules, clock: &dyn Clock) -> Result<Car
     report.snapshots_expired = expiry.expired.len() as u64;
     report.held_by = expiry.held_by;
     let freed: BTreeSet<String> = table.only_in(&expiry.expired).await?.into_iter().collect();
+    if !table.may_delete_files() {
+        note_that_files_stay(&freed, &mut report);
+        return Ok(report);
+    }
     report.files_deleted = freed.len() as u64;
     if let Some(orphans) = find_orphans(table, rules, now_ms, table.needs_nothing_yet(), &mut report).await?.1
     {
@@ -170,13 +175,34 @@ async fn delete_unneeded(
     needed: Needed,
     report: &mut CareReport,
 ) -> Result<(), TableError> {
-    let (needed, orphans) = find_orphans(table, rules, now_ms, needed, report).await?;
+    if !table.may_delete_files() {
+        note_that_files_stay(&freed, report);
+        return Ok(());
+    }
+    let (mut needed, orphans) = find_orphans(table, rules, now_ms, needed, report).await?;
+    let mut orphans: Vec<String> = orphans.unwrap_or_default().difference(&freed).cloned().collect();
     let freed: Vec<String> = freed.into_iter().filter(|file| !needed.has(file)).collect();
-    let orphans: Vec<String> = orphans.unwrap_or_default().into_iter().collect();
     // The expired snapshots' first: of the others it is not known how long they have been unneeded.
     report.files_deleted = table.delete_files(freed).await?;
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    table.fence_orphans(orphans::before_ms(rules, now_ms)).await?;
+    // A writer may have been quicker than the fence.
+    table.add_needed(&mut needed).await?;
+    orphans.retain(|file| !needed.has(file));
     report.orphans_deleted = table.delete_files(orphans).await?;
     Ok(())
+}
+
+fn note_that_files_stay(freed: &BTreeSet<String>, report: &mut CareReport) {
+    if !freed.is_empty() {
+        report.notes.push(format!(
+            "{} files that expired snapshots alone named are left to the catalog, which manages the storage: see that its own \
+             maintenance removes unreferenced files",
+            freed.len()
+        ));
+    }
 }
 
 /// The files that nothing names; None where listing does not show what it must. With all that is needed.
@@ -187,9 +213,12 @@ async fn find_orphans(
     mut needed: Needed,
     report: &mut CareReport,
 ) -> Result<(Needed, Option<BTreeSet<String>>), TableError> {
-    // In this order: what a commit adds after the listing is not listed; what it added before is found to be needed.
+    // In this order: what was needed before the listing must be in it; what a commit adds after it is not listed; and what one
+    // added in between is found to be needed.
     let live = table.live_files().await?;
+    table.add_needed(&mut needed).await?;
     let stored = table.stored_files().await?;
+    let not_listed = needed.not_among(&stored);
     table.add_needed(&mut needed).await?;
     let problem = match (orphans::not_listed(&stored, &live), needed.outside()) {
         (Some(file), _) => format!(
@@ -197,6 +226,9 @@ async fn find_orphans(
              else restore it"
         ),
         (None, Some(file)) => format!("the table names {file}, which does not lie in its folder"),
+        (None, None) if not_listed > 0 => format!(
+            "the store does not list {not_listed} files that older snapshots, branches or tags need, or lists them by other names"
+        ),
         (None, None) => {
             let orphans = orphans::plan(stored, |location| needed.has(location), rules, now_ms);
             return Ok((needed, Some(orphans.into_iter().map(|file| file.location).collect())));

@@ -15,6 +15,7 @@ mod care;
 mod catalog;
 mod commit;
 mod error;
+mod fence;
 mod local;
 pub mod read;
 mod remove;

@@ -11,6 +11,9 @@ use super::raw::problem;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+/// Longer than any retention is worth waiting for, and far from what a timer cannot count.
+const INTERVAL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Section `maintain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaintainConfig {
@@ -61,6 +64,9 @@ impl RawMaintain {
         let interval = (self.interval > Duration::ZERO).then_some(self.interval);
         if interval.is_some_and(|interval| interval < Duration::from_secs(1)) {
             return Err(problem("maintain.interval", "the least is 1s; \"0s\" switches the schedule off"));
+        }
+        if interval.is_some_and(|interval| interval > INTERVAL_MAX) {
+            return Err(problem("maintain.interval", "the most is 365d; \"0s\" switches the schedule off"));
         }
         if self.snapshots_min_count == 0 {
             return Err(problem("maintain.snapshots_min_count", "the least is 1: the newest always stays"));
@@ -128,6 +134,8 @@ mod tests {
     fn what_would_endanger_a_table_is_refused() {
         for (section, key) in [
             ("interval = '10ms'", "maintain.interval"),
+            ("interval = '1000000000000y'", "maintain.interval"),
+            ("interval = '366d'", "the most is 365d"),
             ("snapshots_min_count = 0", "maintain.snapshots_min_count"),
             ("metadata_min_count = 1", "maintain.metadata_min_count"),
             ("orphans_min_age = '47h'", "maintain.orphans_min_age"),

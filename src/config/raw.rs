@@ -248,7 +248,6 @@ impl RawConfig {
         tables.iter_mut().for_each(|table| table.storage = Arc::clone(&storage));
         let routes = tables::routes(self.routes, &tables)?;
         let quarantine = self.quarantine.validate(&tables)?;
-        tables::apart(&tables, &quarantine.table)?;
         Ok(Config {
             receive: self.receive.validate()?,
             privacy: self.privacy.validate(key)?,

@@ -165,28 +165,28 @@ pub(super) fn tables(
                 .map_err(|error| problem("tables.policy", &error.to_string()))?,
         });
     }
+    refuse_nested(&tables, &own)?;
     Ok(tables)
 }
 
-/// Checks that no table lies within another one's folder, where the care of that one could take its files for left-overs.
-/// Tables of one place have one name, which is refused already.
-pub(super) fn apart(tables: &[TableConfig], quarantine: &str) -> Result<(), ConfigError> {
-    let Some(primary) = tables.first() else { return Ok(()) };
-    let own = [quarantine.to_owned(), withdrawals_name(&primary.name)];
-    let own = own.into_iter().map(|name| TableConfig { name, ..primary.clone() });
-    let every: Vec<_> = tables.iter().cloned().chain(own).collect();
-    let folders: Vec<_> = every.iter().filter_map(|table| Some((table, folder(table)?))).collect();
-    for (place, (table, own)) in folders.iter().enumerate() {
-        for (other, outer) in
-            folders.iter().enumerate().filter(|(at, _)| *at != place).map(|(_, folder)| folder)
-        {
-            if own.starts_with(outer) {
-                let (inner, outer) = (&table.name, &other.name);
+/// Refuses tables of which one lies in another's folder: the care of that one would take its files for orphans. A REST catalog
+/// decides itself where its tables lie.
+fn refuse_nested(tables: &[TableConfig], beside_primary: &[String]) -> Result<(), ConfigError> {
+    let beside =
+        tables.iter().take(1).flat_map(|primary| beside_primary.iter().map(move |name| (primary, name)));
+    let named = tables.iter().map(|table| (table, &table.name)).chain(beside);
+    let placed: Vec<(&String, String)> = named
+        .filter(|(table, _)| matches!(table.catalog, CatalogOptions::Files))
+        .map(|(table, name)| (name, folder(&table.warehouse, name)))
+        .collect();
+    for (place, (inner, inside)) in placed.iter().enumerate() {
+        for (other, (outer, around)) in placed.iter().enumerate() {
+            if place != other && inside.starts_with(around.as_str()) {
                 return Err(problem(
                     "tables.warehouse",
                     &format!(
-                        "the table `{inner}` would lie in the folder of the table `{outer}`; give it another warehouse or \
-                         another name"
+                        "the table `{inner}` would lie in {inside}, which is in the folder of the table `{outer}`; change its \
+                         name or its warehouse"
                     ),
                 ));
             }
@@ -195,13 +195,13 @@ pub(super) fn apart(tables: &[TableConfig], quarantine: &str) -> Result<(), Conf
     Ok(())
 }
 
-/// The parts of the path to a table; None where a REST catalog chooses it.
-fn folder(table: &TableConfig) -> Option<Vec<&str>> {
-    let CatalogOptions::Files = table.catalog else { return None };
-    let (scheme, path) = table.warehouse.split_once("://")?;
-    let root = if path.starts_with('/') { "/" } else { "" };
-    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
-    Some([scheme, root].into_iter().chain(parts).chain(table.name.split('.')).collect())
+/// A table's folder, with a slash at its end. What one means is written in one way.
+fn folder(warehouse: &str, name: &str) -> String {
+    let (scheme, path) = warehouse.split_once("://").unwrap_or(("", warehouse));
+    let absolute = std::path::absolute(path).ok().filter(|_| scheme == "file");
+    let path = absolute.as_ref().and_then(|path| path.to_str()).unwrap_or(path);
+    let parts = path.split('/').chain(name.split('.')).filter(|part| !matches!(*part, "" | "."));
+    format!("{scheme}://{}/", parts.collect::<Vec<_>>().join("/"))
 }
 
 /// Checks all routes against the tables and against each other.

@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::{FixedClock, Ids, RandomIds};
 use crate::table::tests::faults::{Death, Faults};
 use crate::table::tests::{append, claim, columns, files, live_files, options, status};
-use crate::table::{LiveFile, TableOptions};
+use crate::table::{LiveFile, TableOptions, WalClaim};
 use crate::wal::Position;
 
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -29,6 +29,13 @@ fn clock_after(days: i64) -> Arc<FixedClock> {
     Arc::new(FixedClock::at(crate::clock::SystemClock.now_micros() + days * DAY_MICROS + half_a_minute))
 }
 
+/// A claim whose files are written at this time.
+fn claim_at(clock: &FixedClock, writer: Uuid, position: u64) -> WalClaim {
+    let seconds = u64::try_from(clock.now_micros() / 1_000_000).unwrap();
+    let made = uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0);
+    WalClaim { commit_id: Uuid::new_v7(made), ..claim(writer, 1, position, position) }
+}
+
 fn today(clock: &FixedClock) -> i64 {
     clock.now_micros().div_euclid(DAY_MICROS)
 }
@@ -39,7 +46,7 @@ fn at_once(retention_days: Option<u32>) -> Rules {
         retention_days,
         snapshots_min_age: Duration::ZERO,
         snapshots_min_count: 1,
-        orphans_min_age: Duration::from_secs(3600),
+        orphans_min_age: Duration::from_secs(7200),
         metadata_min_age: Duration::from_secs(3600),
         metadata_min_count: 10,
     }
@@ -290,6 +297,98 @@ async fn where_a_live_file_is_not_listed_no_orphan_is_deleted() {
 }
 
 #[tokio::test]
+async fn where_a_file_that_only_a_tag_needs_is_not_listed_no_orphan_is_deleted() {
+    let folder = home();
+    let clock = clock_after(0);
+    let today = today(&clock);
+    let table = table_of(folder.path(), &clock, &[today - 40, today], RandomIds.next_id()).await;
+    let first = table.history().await.unwrap().snapshots.iter().find(|one| one.parent.is_none()).unwrap().id;
+    table.tag("audit", first).await;
+    let live = table.live_files().await.unwrap();
+    let old = &live.iter().find(|file| i64::from(file.day.unwrap()) == today - 40).unwrap().location;
+    assert_eq!(care(&table, &at_once(Some(30)), &clock).await.held_by, ["audit"]);
+    let orphan = files(&table, &[20_001]).await.remove(0).location;
+    std::fs::remove_file(old.strip_prefix("file://").unwrap()).unwrap();
+    let report = care(&table, &at_once(Some(30)), &clock_after(1)).await;
+    assert_eq!(report.orphans_deleted, 0);
+    assert!(report.notes[0].contains("does not list 1 files"), "{:?}", report.notes);
+    assert!(Path::new(orphan.strip_prefix("file://").unwrap()).exists());
+}
+
+#[tokio::test]
+async fn files_with_odd_names_are_deleted_as_they_are_called() {
+    let folder = home();
+    let table = table_of(folder.path(), &clock_after(0), &[20_000], RandomIds.next_id()).await;
+    let data = folder_of(folder.path()).join("data");
+    let names = ["odd name", "a%2Fb", "x#1", "ünï", "q?", "tilde~"];
+    for name in names {
+        std::fs::write(data.join(format!("{name}.parquet")), "x").unwrap();
+    }
+    let report = care(&table, &at_once(None), &clock_after(1)).await;
+    assert_eq!((report.orphans_deleted, report.notes.len()), (names.len() as u64, 0), "{:?}", report.notes);
+    nothing_is_left_over(folder.path()).await;
+    let no_key = format!("{}/data//x.parquet", table.location());
+    assert!(table.delete_files(vec![no_key]).await.is_err(), "what is no key was not deleted");
+}
+
+#[tokio::test]
+async fn a_table_inside_of_the_tables_folder_is_none_of_its_orphans() {
+    let folder = home();
+    let clock = clock_after(0);
+    let table = table_of(folder.path(), &clock, &[20_000], RandomIds.next_id()).await;
+    let inner = TableOptions {
+        warehouse: format!("file://{}/warehouse/product/events/data", folder.path().display()),
+        ..options(folder.path())
+    };
+    let inner = Table::open_or_create(&inner, &columns(), clock, Arc::new(RandomIds)).await.unwrap();
+    append(&inner, &[20_000], &claim(RandomIds.next_id(), 1, 1, 1)).await.unwrap();
+    let orphan = files(&table, &[20_001]).await.remove(0).location;
+    let report = care(&table, &at_once(None), &clock_after(1)).await;
+    assert_eq!(report.orphans_deleted, 1, "{:?}", report.notes);
+    assert!(!Path::new(orphan.strip_prefix("file://").unwrap()).exists());
+    assert_eq!(stored(&folder_of(folder.path()).join("data/product"), ".parquet").len(), 1);
+    assert_eq!(stored(&folder_of(folder.path()).join("data/product"), ".avro").len(), 2);
+}
+
+#[tokio::test]
+async fn a_writer_that_slept_does_not_commit_files_that_were_taken_for_orphans() {
+    let folder = home();
+    let clock = clock_after(0);
+    let table = table_of(folder.path(), &clock, &[20_000], RandomIds.next_id()).await;
+    let (sleeper, writer) = (open_with(folder.path(), &clock).await, RandomIds.next_id());
+    let slept = claim(writer, 1, 1, 1);
+    let written = files(&sleeper, &[20_001]).await;
+    let later = clock_after(1);
+    assert_eq!(care(&table, &at_once(None), &later).await.orphans_deleted, 1);
+    // It looked at its clock before; so what it sends first is on the state that it knew, and then it reads the table.
+    sleeper.commit_as_last_read("asleep").await;
+    let error = sleeper.append(&written, &slept, &BTreeMap::new()).await.unwrap_err();
+    assert!(matches!(error, TableError::FilesTooOld { .. }), "{error}");
+    assert_eq!(live_days(&table).await, [20_000]);
+    // The rows are still in the WAL.
+    append(&sleeper, &[20_001], &claim_at(&later, writer, 1)).await.unwrap();
+    assert_eq!(live_days(&table).await, [20_000, 20_001]);
+    // Where no orphan is to be deleted, no commit is made.
+    let version = status(folder.path()).await.metadata_version;
+    let rules = Rules { snapshots_min_count: 10, ..at_once(None) };
+    care(&table, &rules, &clock).await;
+    assert_eq!(status(folder.path()).await.metadata_version, version);
+}
+
+#[tokio::test]
+async fn a_removal_that_was_made_though_its_twin_was_refused_keeps_its_manifests() {
+    let folder = home();
+    let clock = clock_after(0);
+    let today = today(&clock);
+    let table = table_of(folder.path(), &clock, &[today - 40, today], RandomIds.next_id()).await;
+    let faults = Faults::default();
+    let table = table.with_faults(&faults);
+    faults.refuse_the_twin();
+    let report = care(&table, &at_once(Some(30)), &clock).await;
+    assert_eq!((report.rows_removed, live_days(&table).await), (1, vec![today]));
+}
+
+#[tokio::test]
 async fn old_metadata_goes_and_what_is_left_is_found_from_any_hint() {
     let folder = home();
     let (clock, writer) = (clock_after(0), RandomIds.next_id());
@@ -450,7 +549,7 @@ async fn wherever_a_run_dies_the_table_is_right_and_a_later_run_finishes() {
             assert_eq!(status(folder.path()).await.rows, live.len() as u64, "{what}");
             assert_eq!(table.writer_position(writer), Some((1, Position(4))), "{what}");
             // Writers go on, and the next run finishes what is left.
-            append(&table, &[today], &claim(writer, 1, 5, 5)).await.unwrap();
+            append(&table, &[today], &claim_at(&later, writer, 5)).await.unwrap();
             care(&table, &rules, &later).await;
             assert_eq!(live_days(&table).await, [today - 3, today, today], "{what}");
             nothing_is_left_over(folder.path()).await;

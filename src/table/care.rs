@@ -19,7 +19,6 @@ use iceberg::spec::{
     MAIN_BRANCH, ManifestFile, Operation, Snapshot, SnapshotReference, SnapshotRetention, TableMetadata,
 };
 use iceberg::{TableRequirement, TableUpdate};
-use object_store::path::Path;
 
 use super::catalog::{CommitOutcome, Versions};
 use super::commit::{ATTEMPTS_MAX, BACK_OFF_FIRST};
@@ -115,6 +114,14 @@ impl Needed {
         self.outside.as_deref()
     }
 
+    /// How many of them are not among `stored` by the very same name. One is reason enough to take no file for an orphan: either
+    /// a file is missing, or the store's names are not the table's, and then every file would look like an orphan.
+    #[must_use]
+    pub fn not_among(&self, stored: &[StoredFile]) -> usize {
+        let listed = stored.iter().map(|file| self.hasher.hash_one(file.location.as_str()));
+        self.files.difference(&listed.collect()).count()
+    }
+
     fn add(&mut self, location: &str) {
         if self.outside.is_none() && !location.starts_with(&self.folder) {
             self.outside = Some(location.to_owned());
@@ -158,6 +165,12 @@ impl Table {
         let manifests = snapshot::manifests(&warehouse.file_io(), current).await?;
         let live = manifests.iter().filter(|manifest| snapshot::has_live_files(manifest));
         Ok(live.filter_map(|manifest| first_day(&loaded.metadata, manifest)).min())
+    }
+
+    /// False where files that nothing needs are not Esker's to delete: the catalog keeps its storage in order itself.
+    #[must_use]
+    pub fn may_delete_files(&self) -> bool {
+        !self.catalog.manages_storage()
     }
 
     /// The table's own location.
@@ -251,17 +264,25 @@ impl Table {
     }
 
     /// What lies in the table's folders of data and metadata, of the kinds that Esker writes there: data files, manifests, lists of
-    /// manifests. Not the catalog's own files.
+    /// manifests. Not the catalog's own files, nor those of a table that lies inside of these folders.
     ///
     /// # Errors
     /// If the store fails.
     pub async fn stored_files(&self) -> Result<Vec<StoredFile>, TableError> {
-        let mut found = Vec::new();
+        let (mut found, mut inner) = (Vec::new(), HashSet::new());
         for (folder, ending) in [("data", ".parquet"), ("metadata", ".avro")] {
-            let prefix = self.key(&format!("{}/{folder}", self.location()));
+            let prefix = self.warehouse.key(&format!("{}/{folder}", self.location()))?;
             let mut objects = self.warehouse.store().list(Some(&prefix));
             while let Some(object) = objects.try_next().await? {
-                if !object.location.as_ref().ends_with(ending) {
+                let key = object.location.as_ref();
+                // A table of its own inside of this one's folders.
+                if let Some((root, name)) = key.rsplit_once("/metadata/")
+                    && name.ends_with(".metadata.json")
+                    && root.starts_with(prefix.as_ref())
+                {
+                    inner.insert(format!("{}/{root}/", self.warehouse.location()));
+                }
+                if !key.ends_with(ending) {
                     continue;
                 }
                 found.push(StoredFile {
@@ -270,6 +291,9 @@ impl Table {
                     written_ms: object.last_modified.timestamp_millis(),
                 });
             }
+        }
+        if !inner.is_empty() {
+            found.retain(|file| !inner.iter().any(|root| file.location.starts_with(root.as_str())));
         }
         Ok(found)
     }
@@ -282,9 +306,14 @@ impl Table {
     pub async fn delete_files(&self, locations: Vec<String>) -> Result<u64, TableError> {
         let store = self.warehouse.store();
         let folder = format!("{}/", self.location());
-        let deletions = locations.into_iter().filter(|one| one.starts_with(&folder)).map(|location| {
-            let (key, store) = (self.key(&location), Arc::clone(&store));
+        let ours = locations.into_iter().filter(|one| one.starts_with(&folder));
+        let (keys, unusable): (Vec<_>, Vec<_>) =
+            ours.map(|location| self.warehouse.key(&location)).partition(Result::is_ok);
+        // What is no key is told of once all others are deleted.
+        let deletions = keys.into_iter().chain(unusable).map(|key| {
+            let store = Arc::clone(&store);
             async move {
+                let key = key?;
                 match object_store::ObjectStoreExt::delete(&store, &key).await {
                     Ok(()) => Ok(1),
                     Err(object_store::Error::NotFound { .. }) => Ok(0),
@@ -293,7 +322,7 @@ impl Table {
             }
         });
         futures::stream::iter(deletions)
-            .buffer_unordered(AT_ONCE)
+            .buffered(AT_ONCE)
             .try_fold(0, |deleted, one: u64| async move { Ok(deleted + one) })
             .await
     }
@@ -315,10 +344,6 @@ impl Table {
             self.catalog.remove_version(*version).await?;
         }
         Ok(())
-    }
-
-    fn key(&self, location: &str) -> Path {
-        Path::from(location.strip_prefix(self.warehouse.location()).unwrap_or(location))
     }
 
     /// Every file that these snapshots name and that is not known to be needed, after adding what all others need.
@@ -424,7 +449,11 @@ fn still_the_same(metadata: &TableMetadata) -> Vec<TableRequirement> {
         snapshot_id: Some(reference.snapshot_id),
     };
     let uuid = TableRequirement::UuidMatch { uuid: metadata.uuid() };
-    std::iter::once(uuid).chain(snapshot::references(metadata).into_iter().map(unmoved)).collect()
+    let (r#ref, snapshot_id) = (MAIN_BRANCH.to_owned(), metadata.current_snapshot_id());
+    // Also where there is no `main` yet: then none may have come.
+    let main = TableRequirement::RefSnapshotIdMatch { r#ref, snapshot_id };
+    let others = snapshot::references(metadata).into_iter().filter(|(name, _)| name != MAIN_BRANCH);
+    [uuid, main].into_iter().chain(others.map(unmoved)).collect()
 }
 
 /// The first day of a manifest's files, by what the list of manifests says of it.

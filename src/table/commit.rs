@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::catalog::{CommitOutcome, Loaded};
 use super::error::TableError;
 use super::snapshot::{self, Append, Produced};
-use super::{Table, schema};
+use super::{Table, fence, schema};
 use crate::datafile::WrittenFile;
 use crate::wal::Position;
 
@@ -132,7 +132,7 @@ impl Table {
                 return Err(error);
             }
             if !files.is_empty() {
-                self.refuse_old(claim)?;
+                self.refuse_old(&base.metadata, claim)?;
             }
             let produced = self.produce(&base, files, claim, summary).await?;
             let mut attempt =
@@ -163,13 +163,14 @@ impl Table {
     }
 
     /// Refuses files that waited too long for their commit: the care of the table deletes what nothing names, once it is older
-    /// than any commit under way (`maintain`).
-    fn refuse_old(&self, claim: &WalClaim) -> Result<(), TableError> {
+    /// than any commit under way (`maintain`), and says so in the table before it does (`fence`). Not asked again before the
+    /// commit is sent: if that was raised meanwhile, the commit is refused.
+    fn refuse_old(&self, metadata: &TableMetadata, claim: &WalClaim) -> Result<(), TableError> {
         // The id was made when the writing began.
         let Some(began) = claim.commit_id.get_timestamp().map(|made| made.to_unix().0) else { return Ok(()) };
         let now = u64::try_from(self.clock.now_micros() / 1_000_000).unwrap_or(0);
         let age = Duration::from_secs(now.saturating_sub(began));
-        if age < FILES_AGE_MAX {
+        if age < FILES_AGE_MAX && !fence::is_behind(metadata, claim.commit_id) {
             Ok(())
         } else {
             Err(TableError::FilesTooOld { hours: age.as_secs() / 3600 })

@@ -61,6 +61,9 @@ pub struct Removed {
 struct Sent {
     snapshot_id: i64,
     removed: Removed,
+    /// Its manifests, and its list of them.
+    metadata_files: Vec<String>,
+    was_refused: bool,
 }
 
 impl Table {
@@ -104,6 +107,10 @@ impl Table {
                 self.catalog.show(&base).await;
                 return Ok(ours.removed);
             }
+            // A refusal may be the answer to a request that was sent twice, of which the first was taken: only now it is one.
+            for refused in sent.extract_if(.., |sent| sent.was_refused) {
+                self.remove(refused.metadata_files).await;
+            }
             if attempt == ATTEMPTS_MAX {
                 break;
             }
@@ -111,15 +118,16 @@ impl Table {
                 return Ok(Removed::default());
             };
             let Produced { requirements, updates, metadata_files } = produced;
+            let outcome = self.catalog.commit(&base, &requirements, updates).await?;
             if let Some(snapshot_id) = removed.snapshot_id {
-                sent.push(Sent { snapshot_id, removed });
+                let was_refused = matches!(outcome, CommitOutcome::Conflicted);
+                sent.push(Sent { snapshot_id, removed, metadata_files, was_refused });
             }
-            match self.catalog.commit(&base, &requirements, updates).await? {
+            match outcome {
                 // Reading the table, at the top, decides.
                 CommitOutcome::Committed => {}
                 CommitOutcome::Conflicted => {
                     tracing::debug!(version = base.version, "another writer committed first");
-                    self.remove(metadata_files).await;
                     self.back_off(&mut back_off).await;
                 }
                 // Its manifests stay, even where the next reading lacks it: if it is found nowhere, they are orphans.

@@ -426,7 +426,7 @@ mod tests {
             );
         }
         let many: Vec<_> = (0..=TOKENS_MAX)
-            .map(|number| Token::generate().unwrap().line(&*format!("n{number}"), TokenUse::Send, None))
+            .map(|number| Token::generate().unwrap().line(&format!("n{number}"), TokenUse::Send, None))
             .collect();
         assert_eq!(Tokens::parse(&many.join("\n")).unwrap_err().line, TOKENS_MAX + 1);
     }

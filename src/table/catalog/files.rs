@@ -341,6 +341,10 @@ fn changed(base: &Loaded, updates: Vec<TableUpdate>) -> Result<Value, TableError
     }
     let mut made = serde_json::to_value(&builder.build()?.metadata).map_err(|error| unfit(&error))?;
     shift(&mut made, shift_ms);
+    if let (true, Some(time)) = (shift_ms > 0, made.get_mut("last-updated-ms")) {
+        // Not a moment more: commits in a row would move it on and on.
+        *time = newest_ms.into();
+    }
     Ok(made)
 }
 

@@ -17,7 +17,7 @@ async fn read_ms(folder: &std::path::Path) -> i64 {
 
 #[tokio::test]
 async fn every_kind_of_commit_goes_on_where_the_table_is_ahead_of_the_clock() {
-    for kind in ["position", "append", "expiry", "removal", "retention", "schema"] {
+    for kind in ["position", "append", "expiry", "removal", "fence", "retention", "schema"] {
         let folder = tempfile::tempdir().unwrap();
         let (mut options, mut columns) = (options(folder.path()), columns());
         let writer = RandomIds.next_id();
@@ -45,6 +45,7 @@ async fn every_kind_of_commit_goes_on_where_the_table_is_ahead_of_the_clock() {
                 let removed = table.remove_files(&|_| true, &BTreeMap::new()).await.unwrap();
                 assert_eq!(removed.files, 3);
             }
+            "fence" => table.fence_orphans(7).await.unwrap(),
             "retention" => {
                 options.retention_days = Some(9);
                 open_at(&options, &columns, 0).await;

@@ -22,6 +22,7 @@ use crate::table::{Table, TableError};
 const NONE: u8 = 0;
 const DOWN: u8 = 1;
 const MUTE: u8 = 2;
+const REFUSED_TWIN: u8 = 3;
 /// And one more for each answer that is still to be lost.
 const LOST: u8 = 100;
 
@@ -43,6 +44,11 @@ impl Faults {
     /// The next commits happen, and how they ended is not known.
     pub(crate) fn lose_answers(&self, commits: u8) {
         self.0.store(LOST + commits, Ordering::SeqCst);
+    }
+
+    /// The next commit happens, and its answer is that of a request that was sent again: it conflicts.
+    pub(crate) fn refuse_the_twin(&self) {
+        self.0.store(REFUSED_TWIN, Ordering::SeqCst);
     }
 
     /// Commits happen, and whoever waits for one is told of a failure: as if it had died just then.
@@ -98,6 +104,10 @@ impl Catalog for Faulty {
             let outcome = self.inner.commit(base, requirements, updates).await?;
             if fault == NONE || fault == LOST {
                 return Ok(outcome);
+            }
+            if fault == REFUSED_TWIN {
+                self.faults.heal();
+                return Ok(CommitOutcome::Conflicted);
             }
             if fault > LOST {
                 self.faults.0.store(fault - 1, Ordering::SeqCst);
