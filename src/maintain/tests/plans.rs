@@ -104,10 +104,11 @@ fn a_history_in_a_circle_ends() {
 
 #[test]
 fn orphans_are_old_and_unneeded() {
-    let hour = 3_600_000;
+    let rules = at_once(None);
+    let now = i64::try_from(rules.orphans_min_age.as_millis()).unwrap();
     let file = |name: &str, written_ms| StoredFile { location: name.to_owned(), bytes: 1, written_ms };
     let stored = vec![file("needed", 0), file("old", 0), file("young", 1)];
-    let orphans = orphans::plan(stored, |name| name == "needed", &at_once(None), hour);
+    let orphans = orphans::plan(stored, |name| name == "needed", &rules, now);
     assert_eq!(orphans.iter().map(|file| file.location.as_str()).collect::<Vec<_>>(), ["old"]);
 }
 
